@@ -1,0 +1,61 @@
+"""Which backends there are, and which one runs a call."""
+
+from __future__ import annotations
+
+import logging
+
+from openwork.errors import ArgumentError, BackendError
+from openwork.ops.backends.call import Backend, Call
+from openwork.ops.backends.gather import GatherBackend
+from openwork.ops.backends.reference import ReferenceBackend
+from openwork.ops.backends.sdpa import SdpaBackend
+
+__all__ = ["BACKENDS", "backend_names", "choose", "refusals"]
+
+BACKENDS: tuple[Backend, ...] = (SdpaBackend(), GatherBackend(), ReferenceBackend())
+"""In the order in which `"auto"` asks them: a new backend joins here, and in nothing else."""
+
+_log = logging.getLogger("openwork.ops")
+
+
+def backend_names() -> tuple[str, ...]:
+    """Names that `backend=` takes, `"auto"` apart."""
+    return tuple(backend.name for backend in BACKENDS)
+
+
+def refusals(call: Call) -> dict[str, list[str]]:
+    """For each backend, in the order of `"auto"`, why it cannot run the call; empty where it can."""
+    return {backend.name: backend.refusal_reasons(call) for backend in BACKENDS}
+
+
+def choose(call: Call, backend: str) -> Backend:
+    """The backend that runs the call.
+
+    Raises:
+        ArgumentError: There is no backend of that name.
+        BackendError: The named backend refused, or under `"auto"` every backend did.
+    """
+    if backend == "auto":
+        return _first_willing(call)
+    for candidate in BACKENDS:
+        if candidate.name == backend:
+            break
+    else:
+        raise ArgumentError(f"backend={backend!r} is not one of {', '.join(('auto', *backend_names()))}.")
+    reasons = candidate.refusal_reasons(call)
+    if reasons:
+        able = [name for name, why in refusals(call).items() if not why]
+        way_out = f"Can run it: {', '.join(able)}." if able else "No other backend can run it either."
+        raise BackendError(f"backend {backend!r} cannot run {call.describe()}: {'; '.join(reasons)}. {way_out}")
+    return candidate
+
+
+def _first_willing(call: Call) -> Backend:
+    refused: list[str] = []
+    for backend in BACKENDS:
+        reasons = backend.refusal_reasons(call)
+        if not reasons:
+            _log.debug("auto chose %s for %s%s", backend.name, call.describe(), "".join(refused))
+            return backend
+        refused.append(f"\n  {backend.name}: {'; '.join(reasons)}")
+    raise BackendError(f"no backend can run {call.describe()}:{''.join(refused)}")

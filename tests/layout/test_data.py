@@ -1,0 +1,146 @@
+"""The layout's data: what each field promises, from tensors and tables, and in blocks of other sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import openwork as ow
+from openwork.errors import LayoutError
+from openwork.layout.data import BlockLayout, unpack_masks
+
+sizes = st.tuples(st.integers(1, 20), st.integers(1, 20))
+
+
+def assert_well_formed(layout: BlockLayout, dense: np.ndarray) -> None:
+    """Every promise of the fields, and every allowed pair in exactly one part."""
+    np.testing.assert_array_equal(layout.to_dense(), dense)
+    assert layout.allowed_pairs == dense.sum()
+    for row, column in np.ndindex(*layout.index.shape):
+        plane = layout.plane(row, column)
+        np.testing.assert_array_equal(plane.row_counts(), dense[row, column].sum(axis=-1))
+        np.testing.assert_array_equal(plane.seen_keys(), dense[row, column].any(axis=-2))
+        assert sum(part.allowed_pairs for part in plane.parts) == dense[row, column].sum()
+        for part in plane.parts:
+            assert_part(part)
+
+
+def assert_part(part: ow.Part) -> None:
+    for order, block in ((part.q_order, part.q_block), (part.kv_order, part.kv_block)):
+        assert order.dtype == np.int32
+        assert len(order) % block == 0
+        real = order[order >= 0]
+        assert len(np.unique(real)) == len(real)
+    masks = unpack_masks(part.masks, part.kv_block)
+    assert masks.any(axis=(1, 2)).all()
+    assert not masks.all(axis=(1, 2)).any()
+    assert len({mask.tobytes() for mask in masks}) == len(masks)
+    assert set(part.partial_mask.tolist()) == set(range(len(masks)))
+    q_pads = (part.q_order < 0).reshape(-1, part.q_block)
+    kv_pads = (part.kv_order < 0).reshape(-1, part.kv_block)
+    for i in range(part.q_blocks):
+        runs = part.full_runs[part.full_offsets[i] : part.full_offsets[i + 1]]
+        assert (runs[:, 0] < runs[:, 1]).all()
+        assert (runs[1:, 0] > runs[:-1, 1]).all()
+        full = {j for first, stop in runs.tolist() for j in range(first, stop)}
+        assert not kv_pads[list(full)].any()
+        entries = range(part.partial_offsets[i], part.partial_offsets[i + 1])
+        keys = part.partial_kv_block[entries.start : entries.stop]
+        assert (np.diff(keys) > 0).all()
+        assert not full & set(keys.tolist())
+        for entry, key in zip(entries, keys, strict=True):
+            mask = masks[part.partial_mask[entry]]
+            assert not mask[q_pads[i]].any()
+            assert not mask[:, kv_pads[key]].any()
+            # a block whose real queries see every key is full, not partial
+            assert not (mask | q_pads[i][:, None]).all()
+
+
+def random_mask(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    mask = rng.random(shape) < rng.choice([0.02, 0.3, 0.97])
+    if rng.random() < 0.5:
+        mask[..., : shape[-1] // 2] = rng.random() < 0.5
+    return mask
+
+
+@given(st.integers(0, 10**6), st.integers(1, 90), st.integers(1, 90), sizes, sizes)
+def test_a_mask_comes_back_and_reblocks(seed, q_len, kv_len, block_size, other):
+    mask = random_mask(seed, (2, 2, q_len, kv_len))
+    layout = BlockLayout.from_mask(mask, block_size=block_size)
+    assert_well_formed(layout, mask)
+    again = layout.reblock(other)
+    assert again.block_size == other
+    assert_well_formed(again, mask)
+    # the same blocks are full and partial as if it had been cut so from the start
+    direct = BlockLayout.from_mask(mask, block_size=other)
+    assert again.executed_pairs == direct.executed_pairs
+    assert layout.reblock(other) is again
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 60), sizes)
+def test_a_block_table_is_a_layout(seed, q_len, kv_len, block_size):
+    rng = np.random.default_rng(seed)
+    q_blocks, kv_blocks = -(-q_len // block_size[0]), -(-kv_len // block_size[1])
+    table = rng.random((3, q_blocks, kv_blocks)) < 0.4
+    expected = np.repeat(np.repeat(table, block_size[0], axis=-2), block_size[1], axis=-1)[None, :, :q_len, :kv_len]
+    layout = BlockLayout.from_blocks(table, q_len=q_len, kv_len=kv_len, block_size=block_size)
+    assert_well_formed(layout, expected)
+    counts = table.sum(axis=-1)
+    indices = np.argsort(~table, axis=-1, kind="stable")
+    lists = BlockLayout.from_blocks((counts, indices), q_len=q_len, kv_len=kv_len, block_size=block_size)
+    np.testing.assert_array_equal(lists.to_dense(), expected)
+
+
+def test_equal_heads_share_a_plane():
+    mask = np.zeros((3, 8, 8), dtype=bool)
+    mask[1] = True
+    layout = BlockLayout.from_mask(mask)
+    assert layout.index.tolist() == [[0, 1, 0]]
+    assert layout.planes[0].parts == ()
+
+
+def test_torch_masks_do_as_well():
+    torch = pytest.importorskip("torch")
+    mask = torch.rand(5, 7) < 0.5
+    np.testing.assert_array_equal(BlockLayout.from_mask(mask).to_dense()[0, 0], mask.numpy())
+
+
+def test_derived_things_are_made_once():
+    layout = BlockLayout.from_mask(np.ones((2, 2), dtype=bool))
+    made: list[int] = []
+    for _ in range(2):
+        assert layout.cached("key", lambda: made.append(1) or "value") == "value"
+    assert made == [1]
+
+
+def test_positions_can_be_added_for_alibi():
+    layout = BlockLayout.from_mask(np.ones((2, 3), dtype=bool)).with_positions([1, 2], [0, 1, 2])
+    assert layout.q_positions.tolist() == [[1, 2]]
+    with pytest.raises(LayoutError, match=r"kv_positions has shape \[1, 2\]; the layout needs \[batch or 1, 3\]"):
+        layout.with_positions([1, 2], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((2, 2)), r"takes booleans, True = attend; got float64. Write `mask == 0` for an additive mask"),
+        (np.zeros(3, dtype=bool), r"got shape \[3\]"),
+        (np.zeros((1, 1, 1, 2, 2), dtype=bool), r"got shape \[1, 1, 1, 2, 2\]"),
+    ],
+)
+def test_other_tensors_are_refused(mask, message):
+    with pytest.raises(LayoutError, match=message):
+        BlockLayout.from_mask(mask)
+
+
+def test_tables_and_blocks_that_do_not_fit_are_refused():
+    with pytest.raises(LayoutError, match=r"needs a bool table \[..., 2, 1\] for q_len=100, kv_len=64"):
+        BlockLayout.from_blocks(np.ones((1, 1), dtype=bool), q_len=100, kv_len=64)
+    with pytest.raises(LayoutError, match="lists key block 7; there are 1 key blocks"):
+        BlockLayout.from_blocks((np.array([1]), np.array([[7]])), q_len=64, kv_len=64)
+    for block_size in (0, (64, -1), (1, 2, 3), (1.5, 2)):
+        with pytest.raises(LayoutError, match="two positive integers"):
+            BlockLayout.from_mask(np.ones((2, 2), dtype=bool), block_size=block_size)

@@ -1,0 +1,53 @@
+"""What the tests of the operation share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from openwork.errors import BackendError
+from openwork.ops import registry
+from openwork.ops.backends.gather import GatherBackend
+from openwork.ops.backends.gather_plan import Tuning
+
+NAMES = tuple(backend.name for backend in registry.BACKENDS)
+# the units that long sequences and other devices lead to, at lengths that a test can afford
+TUNINGS = {
+    "gather-bundled": Tuning(bundle_all=True, max_width=48, score_bytes=40_000, mask_bytes=0),
+    "gather-small-slabs": Tuning(overhead_pairs=0, max_rows=32, max_width=32, score_bytes=1, bundle_below=0),
+    "gather-mixed": Tuning(overhead_pairs=300, max_rows=48, max_width=64, bundle_below=2_000, mask_bytes=3_000),
+}
+
+
+def pytest_generate_tests(metafunc):
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", [*NAMES, *TUNINGS], indirect=True)
+
+
+@pytest.fixture
+def backend(request, monkeypatch):
+    """The name of a backend; the gather backend comes with other sizes of its units too."""
+    if request.param not in TUNINGS:
+        return request.param
+    tuned = GatherBackend(TUNINGS[request.param])
+    others = tuple(tuned if other.name == "gather" else other for other in registry.BACKENDS)
+    monkeypatch.setattr(registry, "BACKENDS", others)
+    return "gather"
+
+
+@pytest.fixture
+def refused_is_skipped():
+    """Runs a function; a refusal of the named backend skips the test with its reason."""
+
+    def run(function, *args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except BackendError as error:
+            pytest.skip(str(error))
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def one_seed():
+    torch.manual_seed(0)
