@@ -1,0 +1,145 @@
+"""What `openwork show` shows: a pattern or a mask, on toy positions or over a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openwork.errors import AnnotationError, DataError
+
+if TYPE_CHECKING:
+    from openwork.annotate import Annotator
+    from openwork.layout import BlockLayout
+    from openwork.patterns import Annotations, Pattern
+    from openwork.patterns.annotations import IntArray
+
+__all__ = ["Subject", "TokenText", "mask_subject", "read_text", "text_subject", "toy_subject"]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenText:
+    """A text and where its tokens stand in it.
+
+    Attributes:
+        text: The text.
+        offsets: int `[n, 2]`, character spans of its tokens.
+    """
+
+    text: str
+    offsets: IntArray
+
+    def token(self, index: int) -> str:
+        """The characters of one token."""
+        first, stop = self.offsets[index]
+        return self.text[first:stop]
+
+    def line_at(self, index: int) -> str:
+        """What follows on the line where a token begins, the token included."""
+        return self.text[self.offsets[index][0] :].lstrip("\n").split("\n", 1)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is shown.
+
+    Attributes:
+        title: The pattern's text, or the name of the mask file.
+        layout: The layout of it.
+        pattern: The pattern, where it is one.
+        tokens: The text, where there is one.
+        annotations: Facts about the tokens, where there are any.
+    """
+
+    title: str
+    layout: BlockLayout
+    pattern: Pattern | None = None
+    tokens: TokenText | None = None
+    annotations: Annotations | None = None
+
+
+def toy_subject(pattern: Pattern, q_len: int, kv_len: int) -> Subject:
+    """A pattern on bare positions."""
+    from openwork.layout import compile_layout
+
+    if pattern.needs:
+        name, kind = next(iter(pattern.needs.items()))
+        raise AnnotationError(
+            f"{pattern!r} reads the {kind} {name!r}, which bare positions do not carry. Show it over a text: "
+            "--text FILE."
+        )
+    return Subject(repr(pattern), compile_layout(pattern, q_len=q_len, kv_len=kv_len), pattern)
+
+
+def text_subject(
+    pattern: Pattern, path: Path, *, tokenizer: str, annotators: Sequence[str], length: int | None
+) -> Subject:
+    """A pattern over the first `length` tokens of a text file, with the facts that its annotators find."""
+    from openwork.layout import compile_layout
+
+    text = read_text(path)
+    offsets = _offsets(text, tokenizer)[:length]
+    if not len(offsets):
+        raise DataError(f"{path} has no tokens to show: it is empty.")
+    # facts are found in the whole text: a causal annotator would say the same of the first tokens alone
+    annotate = _annotator(path, annotators)
+    annotations = annotate(text, offsets) if annotate is not None else None
+    missing = [name for name in pattern.needs if annotations is None or name not in annotations.names]
+    if missing:
+        found = "none" if annotations is None else ", ".join(annotations.names) or "none"
+        raise AnnotationError(
+            f"{pattern!r} reads {pattern.needs[missing[0]]} {missing[0]!r}, which {path.name} was not annotated with; "
+            f"found: {found}. Choose annotators with --annotate."
+        )
+    layout = compile_layout(pattern, q_len=len(offsets), kv_len=len(offsets), annotations=annotations)
+    return Subject(repr(pattern), layout, pattern, TokenText(text, offsets), annotations)
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file.
+
+    Raises:
+        DataError: The file is missing, cannot be read, or is not text.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {(error.strerror or str(error)).lower()}.") from None
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); is it a binary file?") from None
+    if "\0" in text:
+        raise DataError(f"{path} is not text: it holds a NUL byte at {text.index(chr(0))}; is it a binary file?")
+    return text
+
+
+def _offsets(text: str, tokenizer: str) -> IntArray:
+    from openwork.annotate import byte_offsets
+
+    if tokenizer == "bytes":
+        return byte_offsets(text)
+    from openwork.study.tokenizer import load_tokenizer
+
+    return load_tokenizer(Path(tokenizer)).offsets(text)
+
+
+def mask_subject(path: Path) -> Subject:
+    """A boolean tensor from a `.npy` or `.pt` file, True = attend."""
+    from openwork.layout import BlockLayout
+    from openwork.study.masks import load_mask
+
+    return Subject(path.name, BlockLayout.from_mask(load_mask(path)))
+
+
+def _annotator(path: Path, names: Sequence[str]) -> Annotator | None:
+    """The annotators asked for; without names those of the file's suffix, if there are any."""
+    from openwork.annotate import BY_NAME, BY_SUFFIX, combine
+
+    if not names:
+        return BY_SUFFIX.get(path.suffix.lower())
+    unknown = [name for name in names if name not in BY_NAME]
+    if unknown:
+        raise AnnotationError(f"--annotate {unknown[0]} is not one of {', '.join(BY_NAME)}.")
+    return combine(*(BY_NAME[name] for name in names))
