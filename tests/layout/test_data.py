@@ -7,55 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import openwork as ow
 from openwork.errors import LayoutError
-from openwork.layout.data import BlockLayout, unpack_masks
+from openwork.layout.data import BlockLayout
+from openwork.testing import layout_contract
 
 sizes = st.tuples(st.integers(1, 20), st.integers(1, 20))
-
-
-def assert_well_formed(layout: BlockLayout, dense: np.ndarray) -> None:
-    """Every promise of the fields, and every allowed pair in exactly one part."""
-    np.testing.assert_array_equal(layout.to_dense(), dense)
-    assert layout.allowed_pairs == dense.sum()
-    for row, column in np.ndindex(*layout.index.shape):
-        plane = layout.plane(row, column)
-        np.testing.assert_array_equal(plane.row_counts(), dense[row, column].sum(axis=-1))
-        np.testing.assert_array_equal(plane.seen_keys(), dense[row, column].any(axis=-2))
-        assert sum(part.allowed_pairs for part in plane.parts) == dense[row, column].sum()
-        for part in plane.parts:
-            assert_part(part)
-
-
-def assert_part(part: ow.Part) -> None:
-    for order, block in ((part.q_order, part.q_block), (part.kv_order, part.kv_block)):
-        assert order.dtype == np.int32
-        assert len(order) % block == 0
-        real = order[order >= 0]
-        assert len(np.unique(real)) == len(real)
-    masks = unpack_masks(part.masks, part.kv_block)
-    assert masks.any(axis=(1, 2)).all()
-    assert not masks.all(axis=(1, 2)).any()
-    assert len({mask.tobytes() for mask in masks}) == len(masks)
-    assert set(part.partial_mask.tolist()) == set(range(len(masks)))
-    q_pads = (part.q_order < 0).reshape(-1, part.q_block)
-    kv_pads = (part.kv_order < 0).reshape(-1, part.kv_block)
-    for i in range(part.q_blocks):
-        runs = part.full_runs[part.full_offsets[i] : part.full_offsets[i + 1]]
-        assert (runs[:, 0] < runs[:, 1]).all()
-        assert (runs[1:, 0] > runs[:-1, 1]).all()
-        full = {j for first, stop in runs.tolist() for j in range(first, stop)}
-        assert not kv_pads[list(full)].any()
-        entries = range(part.partial_offsets[i], part.partial_offsets[i + 1])
-        keys = part.partial_kv_block[entries.start : entries.stop]
-        assert (np.diff(keys) > 0).all()
-        assert not full & set(keys.tolist())
-        for entry, key in zip(entries, keys, strict=True):
-            mask = masks[part.partial_mask[entry]]
-            assert not mask[q_pads[i]].any()
-            assert not mask[:, kv_pads[key]].any()
-            # a block whose real queries see every key is full, not partial
-            assert not (mask | q_pads[i][:, None]).all()
 
 
 def random_mask(seed: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -70,10 +26,10 @@ def random_mask(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 def test_a_mask_comes_back_and_reblocks(seed, q_len, kv_len, block_size, other):
     mask = random_mask(seed, (2, 2, q_len, kv_len))
     layout = BlockLayout.from_mask(mask, block_size=block_size)
-    assert_well_formed(layout, mask)
+    layout_contract(layout, mask)
     again = layout.reblock(other)
     assert again.block_size == other
-    assert_well_formed(again, mask)
+    layout_contract(again, mask)
     # the same blocks are full and partial as if it had been cut so from the start
     direct = BlockLayout.from_mask(mask, block_size=other)
     assert again.executed_pairs == direct.executed_pairs
@@ -87,7 +43,7 @@ def test_a_block_table_is_a_layout(seed, q_len, kv_len, block_size):
     table = rng.random((3, q_blocks, kv_blocks)) < 0.4
     expected = np.repeat(np.repeat(table, block_size[0], axis=-2), block_size[1], axis=-1)[None, :, :q_len, :kv_len]
     layout = BlockLayout.from_blocks(table, q_len=q_len, kv_len=kv_len, block_size=block_size)
-    assert_well_formed(layout, expected)
+    layout_contract(layout, expected)
     counts = table.sum(axis=-1)
     indices = np.argsort(~table, axis=-1, kind="stable")
     lists = BlockLayout.from_blocks((counts, indices), q_len=q_len, kv_len=kv_len, block_size=block_size)

@@ -144,7 +144,7 @@ def test_bound_answers_in_torch():
 
 def test_bound_asks_which_head_and_sequence():
     heads = ow.bind(ow.PerHead(ow.Causal(), ow.Dense()), q_len=2, kv_len=2)
-    with pytest.raises(PatternError, match="bound.head"):
+    with pytest.raises(PatternError, match=r"bound\.head"):
         heads.allows(0, 1)
     assert [heads.head(h).allows(0, 1) for h in (0, 1)] == [False, True]
     rows = ow.bind(ow.Causal(), q_len=2, kv_len=2, kv_positions=[[0, 1], [1, 0]])

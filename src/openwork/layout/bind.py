@@ -73,14 +73,17 @@ class Bound:
         return np.asarray(self.pattern.pairs(q, k) & (q.position >= 0) & (k.position >= 0))
 
     def to_dense(self) -> BoolArray:
-        """bool `[batch or 1, q_heads or 1, q_len, kv_len]`: every pair asked, the oracle of every other form."""
+        """Bool `[batch or 1, q_heads or 1, q_len, kv_len]`: every pair asked, the oracle of every other form."""
         heads = len(self.pattern.patterns) if isinstance(self.pattern, PerHead) else 1
         q_idx, kv_idx = np.arange(self.binding.q_len)[:, None], np.arange(self.binding.kv_len)[None]
         shape = (self.binding.q_len, self.binding.kv_len)
         return np.stack(
             [
                 np.stack(
-                    [np.broadcast_to(Bound(self.pattern.head(h), self.binding, b)._allows(q_idx, kv_idx), shape) for h in range(heads)]
+                    [
+                        np.broadcast_to(Bound(self.pattern.head(h), self.binding, b)._allows(q_idx, kv_idx), shape)
+                        for h in range(heads)
+                    ]
                 )
                 for b in range(self.batch)
             ]
@@ -106,5 +109,7 @@ def bind(pattern: Pattern, **arguments: Any) -> Bound:
         [True, True, True, True, False]
     """
     if not isinstance(pattern, Pattern):
-        raise PatternError(f"bind takes a pattern; got {pattern!r}. A boolean tensor is a layout: BlockLayout.from_mask.")
+        raise PatternError(
+            f"bind takes a pattern; got {pattern!r}. A boolean tensor is a layout: BlockLayout.from_mask."
+        )
     return Bound(pattern, resolve(pattern, **arguments))

@@ -1,4 +1,4 @@
-"""`compile_layout`: a pattern, lengths and annotations become a `BlockLayout`. Nothing of size q_len x kv_len is built."""
+"""`compile_layout`: from a pattern, lengths and annotations to a `BlockLayout`, without q_len x kv_len anything."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -118,7 +118,7 @@ class Part:
 
     @cached_property
     def key_seen(self) -> BoolArray:
-        """bool `[kv_blocks * kv_block]`: keys that some query sees, in the part's order."""
+        """Bool `[kv_blocks * kv_block]`: keys that some query sees, in the part's order."""
         change = np.zeros(self.kv_blocks + 1, dtype=np.int64)
         np.add.at(change, self.full_runs[:, 0], 1)
         np.add.at(change, self.full_runs[:, 1], -1)
@@ -203,11 +203,11 @@ class Plane:
         return seen
 
     def seen_keys(self) -> BoolArray:
-        """bool `[kv_len]`: keys that some query may see."""
+        """Bool `[kv_len]`: keys that some query may see."""
         return self._seen_keys
 
     def to_dense(self) -> BoolArray:
-        """bool `[q_len, kv_len]`."""
+        """Bool `[q_len, kv_len]`."""
         dense = np.zeros((self.q_len, self.kv_len), dtype=bool)
         for part in self.parts:
             part.add_to_dense(dense)
@@ -308,10 +308,10 @@ class BlockLayout:
         """The plane of sequence `batch` and query head `head`."""
         row = 0 if self.batch == 1 else batch
         column = 0 if self.heads == 1 else head
-        return self.planes[self.index[row, column]]
+        return self.planes[int(self.index[row, column])]
 
     def to_dense(self) -> BoolArray:
-        """bool `[batch or 1, q_heads or 1, q_len, kv_len]`, True = attend. For tests and small lengths."""
+        """Bool `[batch or 1, q_heads or 1, q_len, kv_len]`, True = attend. For tests and small lengths."""
         dense = np.stack([plane.to_dense() for plane in self.planes])
         result: BoolArray = dense[self.index]
         return result
@@ -377,14 +377,13 @@ class BlockLayout:
             kv_positions: int `[batch or 1, kv_len]`.
         """
         arrays = []
-        for name, values, length in (("q_positions", q_positions, self.q_len), ("kv_positions", kv_positions, self.kv_len)):
+        sides = (("q_positions", q_positions, self.q_len), ("kv_positions", kv_positions, self.kv_len))
+        for name, values, length in sides:
             array = np.atleast_2d(np.asarray(values, dtype=np.int64))
             if array.ndim != 2 or array.shape[1] != length:
                 raise LayoutError(f"{name} has shape {list(array.shape)}; the layout needs [batch or 1, {length}].")
             arrays.append(array)
-        return BlockLayout(
-            self.q_len, self.kv_len, self.planes, self.index, self.q_block, self.kv_block, *arrays, self.q_start, self.pattern
-        )
+        return replace(self, q_positions=arrays[0], kv_positions=arrays[1], _cache={})
 
     def __repr__(self) -> str:
         from openwork.layout.show import layout_text

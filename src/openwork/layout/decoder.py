@@ -134,7 +134,7 @@ class Decoder:
             chosen.declared.append((len(chosen.tokens), declarations))
 
     def visible(self) -> list[list[IntArray]]:
-        """Keys that the last token of each sequence sees, itself included: sorted indices for each sequence and head."""
+        """Keys that the last token of each sequence sees, itself included: sorted, for each sequence and head."""
         return [[self._visible(sequence, head) for head in self._heads] for sequence in self._sequences]
 
     def _visible(self, sequence: _Sequence, head: Pattern) -> IntArray:
@@ -198,10 +198,10 @@ def _position_rows(positions: Any, counts: list[Any]) -> list[IntArray | None]:
     for row, count in zip(rows, counts, strict=False):
         array = np.asarray(row)
         if array.shape != (int(count),) or (array.size and (array.dtype.kind not in "iu" or array.min() < -1)):
-            raise LayoutError(f"positions of {int(count)} new tokens must be {int(count)} integers of -1 or more; got {row}.")
+            raise LayoutError(
+                f"positions of {int(count)} new tokens must be {int(count)} integers of -1 or more; got {row}."
+            )
         arrays.append(array.astype(np.int64))
     if len(arrays) != len(counts):
         raise LayoutError(f"positions are given for {len(arrays)} sequences; the decoder has {len(counts)}.")
     return arrays
-
-

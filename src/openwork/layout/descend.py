@@ -121,11 +121,15 @@ def _groups(columns: list[IntArray], count: int) -> tuple[IntArray, IntArray]:
         if (column == column[:1]).all():
             continue
         _, values = np.unique(column, return_inverse=True)
-        _, first, numbers = np.unique(numbers * (int(values.max()) + 1) + values, return_index=True, return_inverse=True)
+        _, first, numbers = np.unique(
+            numbers * (int(values.max()) + 1) + values, return_index=True, return_inverse=True
+        )
     return first, numbers.reshape(-1)
 
 
-def _evaluate(pattern: Pattern, q_side: Side, k_side: Side, q_ids: IntArray, k_ids: IntArray) -> tuple[MaskArray, IntArray]:
+def _evaluate(
+    pattern: Pattern, q_side: Side, k_side: Side, q_ids: IntArray, k_ids: IntArray
+) -> tuple[MaskArray, IntArray]:
     """Bitmasks of blocks, packed `[n, q_block * bytes]`, and for each: 0 empty, 1 partial, 2 full."""
     q_block, kv_block = q_side.block, k_side.block
     width = -(-kv_block // 8)

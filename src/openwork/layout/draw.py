@@ -90,4 +90,5 @@ def shade_cells(plane: Plane, most: int) -> IntArray:
     areas = np.outer(np.diff(cell_edges(plane.q_len, q_cells)), np.diff(cell_edges(plane.kv_len, kv_cells)))
     shades = 1 + np.searchsorted(_BOUNDS, counts / areas, side="left")
     shades[counts == 0], shades[counts == areas] = 0, len(SHADES) - 1
-    return shades.astype(np.int64)
+    result: IntArray = shades.astype(np.int64)
+    return result

@@ -31,7 +31,9 @@ def as_block_size(block_size: Any) -> tuple[int, int]:
         return DEFAULT_BLOCK
     sizes = (block_size, block_size) if isinstance(block_size, int | np.integer) else tuple(block_size)
     if len(sizes) != 2 or not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
-        raise LayoutError(f"block_size is (q_block, kv_block), two positive integers, or None for 64x64; got {block_size!r}.")
+        raise LayoutError(
+            f"block_size is (q_block, kv_block), two positive integers, or None for 64x64; got {block_size!r}."
+        )
     return int(sizes[0]), int(sizes[1])
 
 
@@ -169,7 +171,8 @@ def layout_from_blocks(blocks: Any, q_len: int, kv_len: int, block_size: Any) ->
     q_block, kv_block = as_block_size(block_size)
     q_blocks, kv_blocks = -(-q_len // q_block), -(-kv_len // kv_block)
     if isinstance(blocks, tuple):
-        blocks = _table_from_lists(*blocks, kv_blocks)
+        kv_num_blocks, kv_indices = blocks
+        blocks = _table_from_lists(kv_num_blocks, kv_indices, kv_blocks)
     if hasattr(blocks, "detach"):
         blocks = blocks.detach().cpu().numpy()
     table = np.asarray(blocks)

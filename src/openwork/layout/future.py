@@ -105,7 +105,7 @@ class FutureQueries:
     def range_of(self, key: Hashable, of: TokensFunction) -> tuple[IntArray, IntArray]:
         """Smallest and largest value that may come; no limits where it depends on single positions."""
         try:
-            values = np.asarray(of(self._extremes), dtype=np.int64)  # type: ignore[arg-type]
+            values = np.asarray(of(self._extremes), dtype=np.int64)
         except _PositionsUnknown:
             return self._all(-_FAR), self._all(_FAR)
         return self._all(int(values.min())), self._all(int(values.max()))

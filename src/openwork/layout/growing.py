@@ -79,7 +79,9 @@ class GrowingTokens:
         for name, kinds in self.pattern.needs.items():
             for kind in kinds.split("+"):
                 if annotations is None or name not in getattr(annotations, KINDS[kind]):
-                    raise AnnotationError(f"the pattern reads the {kind} {name!r}: append tokens with annotations that carry it.")
+                    raise AnnotationError(
+                        f"the pattern reads the {kind} {name!r}: append tokens with annotations that carry it."
+                    )
                 if annotations.length not in (count, total):
                     raise AnnotationError(
                         f"annotations describe {annotations.length} tokens; append takes facts about the {count} new "
@@ -99,7 +101,9 @@ class GrowingTokens:
                 if kind == "links":
                     new = new[new[:, 0] >= old] if whole else new + np.array([old, 0, 0])
                     if len(new) and new[:, 2].max() > total:
-                        raise AnnotationError(f"links {name!r} lead to key {int(new[:, 2].max()) - 1}, after the last of {total}.")
+                        raise AnnotationError(
+                            f"links {name!r} lead to key {int(new[:, 2].max()) - 1}, after the last of {total}."
+                        )
                 else:
                     new = new[old:] if whole else new
                 facts[KINDS[kind]][name] = new
@@ -146,7 +150,7 @@ class GrowingTokens:
         return NodeSpans(side, 0, np.arange(len(self)))
 
     def valid(self) -> BoolArray:
-        """bool `[length]`: tokens that are not padding."""
+        """Bool `[length]`: tokens that are not padding."""
         return self.positions >= 0
 
     @property
@@ -201,6 +205,12 @@ class _TailKeys:
     def label(self, name: str) -> IntArray:
         labels: IntArray = self.tokens.labels[name][self.index]
         return labels
+
+    def links(self, name: str) -> tuple[IntArray, IntArray]:
+        raise AssertionError("links are asked of queries")
+
+    def targets(self, name: str) -> BoolArray:
+        return np.ones(len(self.index), dtype=bool)
 
 
 def _joined(before: Any, new: Any) -> Any:

@@ -40,8 +40,8 @@ def cell_counts(plane: Plane, q_cells: int, kv_cells: int) -> IntArray:
     counts = np.zeros((q_cells, kv_cells), dtype=np.int64)
     q_edges, kv_edges = cell_edges(plane.q_len, q_cells), cell_edges(plane.kv_len, kv_cells)
     for part in plane.parts:
-        q_cell = _cells(part.q_order, q_edges).reshape(part.q_blocks, part.q_block)
-        kv_cell = _cells(part.kv_order, kv_edges).reshape(part.kv_blocks, part.kv_block)
+        q_cell = _cells(part.q_order.astype(np.int64), q_edges).reshape(part.q_blocks, part.q_block)
+        kv_cell = _cells(part.kv_order.astype(np.int64), kv_edges).reshape(part.kv_blocks, part.kv_block)
         _add_full(counts, part, q_cell, kv_cell)
         _add_partial(counts, part, q_cell, kv_cell)
     return counts

@@ -16,7 +16,6 @@ import numpy as np
 
 from openwork.layout.data import Int32Array, Plane
 from openwork.layout.descend import Budget, compile_part, count_executed
-
 from openwork.layout.side import Side
 from openwork.layout.tokens import SideTokens
 from openwork.patterns.base import And, Not, Or, Pattern, substitute

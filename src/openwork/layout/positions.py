@@ -109,7 +109,9 @@ def resolve(
     for b in range(batch):
         k_facts = _pick(batched_k, b)
         q_own = _pick(batched_q, b)
-        q_facts = (q_own, 0) if q_own is not None else (k_facts, kv_len - q_len) if k_facts is not None and aligned else None
+        q_facts = (
+            (q_own, 0) if q_own is not None else (k_facts, kv_len - q_len) if k_facts is not None and aligned else None
+        )
         q_pos, k_pos = _pick(q_rows, b), _pick(k_rows, b)
         sequence = SequenceBinding(
             default_q if q_pos is None else q_pos, default_k if k_pos is None else k_pos, q_facts, k_facts
@@ -122,7 +124,9 @@ def resolve(
         rows = rows[:1]
     if k_rows is None and q_rows is not None:
         k_rows = default_k[None]
-    return Binding(int(q_len), int(kv_len), tuple(sequences), tuple(rows), q_rows, k_rows, start if q_rows is None else 0)
+    return Binding(
+        int(q_len), int(kv_len), tuple(sequences), tuple(rows), q_rows, k_rows, start if q_rows is None else 0
+    )
 
 
 def _positions(name: str, values: Any, length: int) -> IntArray | None:
@@ -150,7 +154,9 @@ def _annotations(name: str, values: Any, length: int) -> tuple[Annotations, ...]
             raise AnnotationError(f"{name} takes Annotations, or a list with one for each sequence; got {item!r}.")
         if item.length != length:
             what = "kv_len" if name == "annotations" else "q_len"
-            raise AnnotationError(f"{name} describes {item.length} tokens, but {what}={length}; annotate the same tokens.")
+            raise AnnotationError(
+                f"{name} describes {item.length} tokens, but {what}={length}; annotate the same tokens."
+            )
     return items
 
 
@@ -180,7 +186,9 @@ def _check_side(leaf: Pattern, name: str, kind: str, argument: str, given: tuple
             have = ", ".join(map(repr, facts)) or "none"
             raise AnnotationError(f"{leaf!r} reads the {kind} {name!r}, but {argument} has {have} of that kind.")
     if given and all(_is_empty(kind, getattr(item, KINDS[kind])[name]) for item in given):
-        warnings.warn(f"the {kind} {name!r} that {leaf!r} reads is empty in {argument}.", AnnotationWarning, stacklevel=5)
+        warnings.warn(
+            f"the {kind} {name!r} that {leaf!r} reads is empty in {argument}.", AnnotationWarning, stacklevel=5
+        )
 
 
 def _is_empty(kind: str, values: Any) -> bool:
@@ -193,7 +201,9 @@ def _batch_size(**sizes: int | None) -> int:
     given = {name: size for name, size in sizes.items() if size is not None and size != 1}
     if len(set(given.values())) > 1:
         text = ", ".join(f"{name} for {size}" for name, size in given.items())
-        raise LayoutError(f"the arguments are for different numbers of sequences: {text}; give one row for each, or one.")
+        raise LayoutError(
+            f"the arguments are for different numbers of sequences: {text}; give one row for each, or one."
+        )
     return next(iter(given.values()), 1)
 
 

@@ -76,7 +76,7 @@ def _split(part: Part, small: tuple[int, int]) -> _Table:
     run_rows = np.repeat(np.arange(part.q_blocks), np.diff(part.full_offsets))
     first, stop = part.full_runs.astype(np.int64).T
     pads = (part.q_order < 0).reshape(-1, small[0])
-    live = ~pads.all(axis=1)
+    live: BoolArray = ~np.all(pads, axis=1)
     runs = [np.repeat(column, a) for column in (run_rows * a, first * b, stop * b)]
     runs[0] = runs[0] + np.tile(np.arange(a), len(run_rows))
     runs = [column[live[runs[0]]] for column in runs]
@@ -89,19 +89,27 @@ def _split(part: Part, small: tuple[int, int]) -> _Table:
     keys = np.broadcast_to(part.partial_kv_block.astype(np.int64)[:, None, None] * b + grid[1], shape).reshape(-1)
     numbers = (part.partial_mask.astype(np.int64)[:, None, None] * a + grid[0]) * b + grid[1]
     numbers = np.broadcast_to(numbers, shape).reshape(-1)
-    some, every = masks.any(axis=(1, 2)), masks.all(axis=(1, 2))
+    some: BoolArray = np.any(masks, axis=(1, 2))
+    every: BoolArray = np.all(masks, axis=(1, 2))
+    has_pads: BoolArray = np.any(pads, axis=1)
     full = every[numbers]
-    ragged = np.flatnonzero(pads.any(axis=1)[rows] & some[numbers])
+    ragged = np.flatnonzero(has_pads[rows] & some[numbers])
     full[ragged] = (masks[numbers[ragged]] | pads[rows[ragged]][:, :, None]).all(axis=(1, 2))
     partial = some[numbers] & ~full
     joined = tuple(
-        np.concatenate([column, extra]) for column, extra in zip(runs, (rows[full], keys[full], keys[full] + 1), strict=True)
+        np.concatenate([column, extra])
+        for column, extra in zip(runs, (rows[full], keys[full], keys[full] + 1), strict=True)
     )
     return _Table((joined[0], joined[1], joined[2]), rows[partial], keys[partial], numbers[partial], masks)
 
 
 def _join(
-    table: _Table, ratio: tuple[int, int], small: tuple[int, int], pads: BoolArray, q_order: Int32Array, kv_order: Int32Array
+    table: _Table,
+    ratio: tuple[int, int],
+    small: tuple[int, int],
+    pads: BoolArray,
+    q_order: Int32Array,
+    kv_order: Int32Array,
 ) -> Part:
     rq, rk = ratio
     block_size = rq * small[0], rk * small[1]
@@ -132,7 +140,9 @@ def _join(
     tiles[:] = chosen.transpose(0, 1, 3, 2, 4)
     tiles &= ~distinct[:, rq * rk :].astype(bool).reshape(-1, rq, small[0], 1, 1)
     bits = np.packbits(tiles.reshape(-1, *block_size), axis=-1, bitorder="little")
-    masks, renumber = np.unique(bits.reshape(len(bits), -1), axis=0, return_inverse=True) if len(bits) else (bits, number)
+    masks, renumber = (
+        np.unique(bits.reshape(len(bits), -1), axis=0, return_inverse=True) if len(bits) else (bits, number)
+    )
     return part_from_entries(
         q_order,
         kv_order,
@@ -176,7 +186,11 @@ def _lookup(table: _Table, q_ids: IntArray, k_ids: IntArray, rq: int, rk: int) -
     wanted = rows * width + keys
     for place, ends, values in (
         (table.rows * width + table.keys, table.rows * width + table.keys + 1, table.numbers),
-        (table.runs[0] * width + table.runs[1], table.runs[0] * width + table.runs[2], np.full(len(table.runs[0]), _FULL)),
+        (
+            table.runs[0] * width + table.runs[1],
+            table.runs[0] * width + table.runs[2],
+            np.full(len(table.runs[0]), _FULL),
+        ),
     ):
         if len(place):
             order = np.argsort(place)

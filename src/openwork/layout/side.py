@@ -118,17 +118,18 @@ class Side:
     @cached_property
     def valid_count(self) -> IntArray:
         """int64 `[blocks]`: valid tokens in each block."""
-        return self.valid.reshape(self.blocks, self.block).sum(axis=1)
+        count: IntArray = self.valid.reshape(self.blocks, self.block).sum(axis=1)
+        return count
 
     @cached_property
     def pyramid_of_pads(self) -> tuple[list[BoolArray], list[BoolArray]]:
         """For each level: nodes with a slot that is not a valid token, and nodes with a padding token."""
         result: list[list[BoolArray]] = []
         for slots in (~self.valid, ~self.valid & (self.order >= 0)):
-            some = slots.reshape(self.blocks, self.block).any(axis=1)
+            some: BoolArray = np.any(slots.reshape(self.blocks, self.block), axis=1)
             levels = [some]
             for _ in range(self.depth):
-                some = np.pad(some, (0, -len(some) % FAN)).reshape(-1, FAN).any(axis=1)
+                some = np.any(np.pad(some, (0, -len(some) % FAN)).reshape(-1, FAN), axis=1)
                 levels.append(some)
             result.append(levels)
         return result[0], result[1]
@@ -192,13 +193,15 @@ class NodeSpans:
     def contiguous(self) -> BoolArray:
         """Whether the positions are exactly `low, low + 1, ..., high`."""
         first, last = self._side.contiguous[self._level]
-        return (first == last)[self._ids]
+        unbroken: BoolArray = (first == last)[self._ids]
+        return unbroken
 
     @cached_property
     def ordered(self) -> BoolArray:
         """Whether the positions ascend in the order."""
         first, last = self._side.ascending[self._level]
-        return (first == last)[self._ids]
+        unbroken: BoolArray = (first == last)[self._ids]
+        return unbroken
 
     @cached_property
     def shape(self) -> IntArray:
@@ -217,7 +220,7 @@ class NodeSpans:
     def count_below(self, position: IntArray) -> IntArray:
         """How many tokens of each set have a position below `position[n]` (blocks only)."""
         size = self.high - self.low + 1
-        counts = np.clip(position - self.low, 0, size)
+        counts: IntArray = np.clip(position - self.low, 0, size)
         others = np.flatnonzero(~self.contiguous)
         if len(others):
             blocks = self._ids[others]

@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from openwork.testing.annotators import assert_causal_annotator
     from openwork.testing.contract import CASES, Case, case_inputs, results
     from openwork.testing.inputs import AttentionInputs, awkward_masks, make_inputs, random_mask
+    from openwork.testing.layout_rules import layout_contract
     from openwork.testing.layouts import part_of_mask, shuffled_layout
     from openwork.testing.masks import assert_mask, read_drawing
     from openwork.testing.pattern_rules import pattern_contract
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from openwork.testing.tolerance import assert_no_worse_than
 
 _HOMES = {
+    "annotators": ("assert_causal_annotator",),
     "contract": ("CASES", "Case", "case_inputs", "results"),
     "inputs": ("AttentionInputs", "awkward_masks", "make_inputs", "random_mask"),
+    "layout_rules": ("layout_contract",),
     "layouts": ("part_of_mask", "shuffled_layout"),
     "masks": ("assert_mask", "read_drawing"),
     "pattern_rules": ("pattern_contract",),
@@ -36,10 +40,12 @@ __all__ = [
     "Case",
     "ListedSpans",
     "ListedTokens",
+    "assert_causal_annotator",
     "assert_mask",
     "assert_no_worse_than",
     "awkward_masks",
     "case_inputs",
+    "layout_contract",
     "make_inputs",
     "part_of_mask",
     "pattern_contract",
