@@ -72,6 +72,7 @@ def compile_layout(
             "BlockLayout.from_mask(mask)."
         )
     blocks = as_block_size(block_size)
+    _check_size(q_len, kv_len, max_bytes)
     binding = resolve(
         pattern,
         q_len=q_len,
@@ -85,8 +86,6 @@ def compile_layout(
     heads = pattern.patterns if isinstance(pattern, PerHead) else (pattern,)
     distinct = list(dict.fromkeys(heads))
     natural = natural_order(q_len, blocks[0]), natural_order(kv_len, blocks[1])
-    if max(q_len, kv_len) >= 2**31:
-        raise LayoutError(f"lengths must fit 32-bit indices; got q_len={q_len}, kv_len={kv_len}.")
     budget = Budget(max_bytes, pattern)
     planes: list[Plane] = []
     for sequence in binding.sequences:
@@ -105,3 +104,16 @@ def compile_layout(
         q_start=binding.q_start,
         pattern=pattern,
     )
+
+
+def _check_size(q_len: int, kv_len: int, max_bytes: int) -> None:
+    """Refuse lengths whose token orders alone would pass `max_bytes`, before anything of that length is made."""
+    if max(q_len, kv_len) >= 2**31:
+        raise LayoutError(f"lengths must fit 32-bit indices; got q_len={q_len}, kv_len={kv_len}.")
+    needed = 4 * (max(q_len, 0) + max(kv_len, 0))
+    # under a small budget it is the blocks that are too many, and the message about them says more
+    if needed > max(max_bytes, 1 << 20):
+        raise LayoutError(
+            f"q_len={q_len} and kv_len={kv_len} need {needed:,} bytes for the order of their tokens alone, more than "
+            f"max_bytes={max_bytes:,}. Use shorter sequences, or raise max_bytes."
+        )
