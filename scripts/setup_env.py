@@ -32,12 +32,16 @@ def say(text: str) -> None:
     print(f"set-up: {text}", flush=True)
 
 
-def last_step(log: Path) -> str:
-    """What pip is busy with, in a few words, from the end of its log."""
-    for line in reversed(log.read_text(errors="replace").splitlines()):
+def last_step(lines: list[str]) -> str:
+    """What pip is busy with, in a few words, from the lines it has printed."""
+    for line in reversed(lines):
         word, _, rest = line.strip().partition(" ")
-        if word in {"Collecting", "Downloading", "Installing", "Building", "Preparing", "Using"} and rest:
-            return f"{word.lower()} {rest.split('/')[-1]}"[:70]
+        if word == "Collecting" and rest:
+            return f"looking for {rest.split()[0]}"
+        if word == "Downloading" and rest:
+            return f"downloading {rest.split('/')[-1].split('-')[0]}"
+        if word == "Installing" and "packages: " in rest:
+            return f"unpacking {rest.count(',') + 1} packages"
     return "starting"
 
 
@@ -51,7 +55,7 @@ def run_quietly(command: list[str], log: Path, started: float) -> None:
             time.sleep(0.2)
             if time.monotonic() - told > SECONDS_BETWEEN_LINES:
                 told = time.monotonic()
-                say(f"{told - started:4.0f} s  {last_step(log)}")
+                say(f"{told - started:4.0f} s  {last_step(log.read_text(errors='replace').splitlines())}")
     except KeyboardInterrupt:
         process.terminate()
         process.wait()
