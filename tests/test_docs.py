@@ -1,0 +1,42 @@
+"""Every page in docs/: its Python runs, and prints what the page says it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+
+
+def examples(page: Path) -> list[tuple[str, str | None]]:
+    """Each Python block of a page with the output that follows it, where one does."""
+    blocks = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [
+        (code, blocks[i + 1][1] if i + 1 < len(blocks) and blocks[i + 1][0] == "" else None)
+        for i, (language, code) in enumerate(blocks)
+        if language == "python"
+    ]
+
+
+PAGES = sorted(page for page in DOCS.rglob("*.md") if examples(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_the_page_does_what_it_says(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for code, expected in examples(page):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, page.name, "exec"), names)
+        if expected is not None:
+            assert printed.getvalue().split() == expected.split()
+
+
+def test_pages_with_examples_are_found():
+    assert {"layouts.md", "patterns.md"} <= {page.name for page in PAGES}
