@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import openwork as ow
 from openwork.errors import AnnotationWarning
 from openwork.testing import layout_contract
-from openwork.testing.strategies import annotations, patterns, per_head
+from openwork.testing.strategies import facts, patterns, per_head
 
 # an empty flag is a warning, and generated facts may well be empty
 pytestmark = pytest.mark.filterwarnings("ignore::openwork.errors.AnnotationWarning")
@@ -48,13 +48,13 @@ def surroundings(draw: st.DrawFn) -> dict[str, Any]:
         "q_len": q_len,
         "kv_len": kv_len,
         "block_size": draw(st.tuples(st.integers(1, 17), st.integers(1, 17))),
-        "annotations": [draw(annotations(kv_len)) for _ in range(batch)],
+        "annotations": [draw(facts(kv_len)) for _ in range(batch)],
     }
     if where == "start":
         arguments["q_start"] = draw(st.integers(0, 80))
     if where in ("start", "positions"):
         most = min(q_len, kv_len)
-        arguments["q_annotations"] = [_for_keys(draw(annotations(q_len)), most, kv_len) for _ in range(batch)]
+        arguments["q_annotations"] = [_for_keys(draw(facts(q_len)), most, kv_len) for _ in range(batch)]
     if where == "positions":
         arguments["q_positions"] = np.stack([draw(positions(q_len)) for _ in range(batch)])
     if where in ("positions", "key positions"):
@@ -92,7 +92,7 @@ def test_every_head_has_its_own_pattern(pattern, arguments):
     block=st.sampled_from([4, 8, 16, 32]),
 )
 def test_longer_sequences_take_parts_and_levels(pattern, length, data, block):
-    notes = data.draw(annotations(length))
+    notes = data.draw(facts(length))
     pattern = ow.Causal() & pattern
     layout = ow.compile_layout(pattern, q_len=length, kv_len=length, block_size=block, annotations=notes)
     dense = ow.bind(pattern, q_len=length, kv_len=length, annotations=notes).to_dense()

@@ -55,7 +55,7 @@ class Annotations:
     def __post_init__(self) -> None:
         if self.length < 0:
             raise AnnotationError(f"Annotations length must be 0 or more; got {self.length}.")
-        kinds = {
+        kinds: dict[str, dict[str, npt.NDArray[Any]]] = {
             "flags": {name: _flag(name, values, self.length) for name, values in self.flags.items()},
             "labels": {name: _label(name, values, self.length) for name, values in self.labels.items()},
             "links": {name: _links(name, rows, self.length, self.kv_length) for name, rows in self.links.items()},

@@ -88,9 +88,13 @@ class Pattern:
         return self
 
     def __and__(self, other: Pattern) -> Pattern:
+        if not isinstance(other, Pattern):
+            return NotImplemented
         return _combine(And, self, other, "&")
 
     def __or__(self, other: Pattern) -> Pattern:
+        if not isinstance(other, Pattern):
+            return NotImplemented
         return _combine(Or, self, other, "|")
 
     def __sub__(self, other: Pattern) -> Pattern:
@@ -112,9 +116,7 @@ class Pattern:
         return pattern_html(self)
 
 
-def _combine(node: Callable[[tuple[Pattern, ...]], Pattern], left: Pattern, right: Any, sign: str) -> Pattern:
-    if not isinstance(right, Pattern):
-        return NotImplemented
+def _combine(node: Callable[[tuple[Pattern, ...]], Pattern], left: Pattern, right: Pattern, sign: str) -> Pattern:
     heads = {len(p.patterns) for p in (left, right) if isinstance(p, PerHead)}
     if len(heads) > 1:
         few, many = sorted(heads)
@@ -200,6 +202,7 @@ class Not(Pattern):
     pattern: Pattern
 
     def __new__(cls, pattern: Pattern) -> Any:
+        """The complement; of a `PerHead` head by head, of a `Not` the pattern inside."""
         if isinstance(pattern, PerHead):
             return PerHead(*(~p for p in pattern.patterns))
         if isinstance(pattern, Not):
@@ -208,6 +211,7 @@ class Not(Pattern):
 
     @property
     def needs(self) -> Mapping[str, str]:  # type: ignore[override]
+        """What the pattern inside reads."""
         return self.pattern.needs
 
     def allows(self, q_pos: Any, kv_pos: Any) -> Any:
@@ -294,6 +298,7 @@ class PerHead(Pattern):
 
     @property
     def needs(self) -> Mapping[str, str]:  # type: ignore[override]
+        """What the patterns read, together."""
         return _join_needs(self.patterns)
 
     def allows(self, q_pos: Any, kv_pos: Any) -> Any:

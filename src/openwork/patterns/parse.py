@@ -108,7 +108,7 @@ class _Reader:
             word = "and" if isinstance(node.op, ast.And) else "or"
             raise _Unreadable(f"`{word}` does not combine patterns; use `&` and `|`")
         if isinstance(node, ast.Name | ast.Attribute):
-            name = ast.unparse(node)
+            name = _dotted(node)
             known = self.maker(name) is not None
             raise _Unreadable(f"{name!r} needs its brackets: write {name}(...)" if known else self.unknown(name))
         raise _Unreadable(f"`{ast.unparse(node)}` is no part of pattern text")
@@ -149,7 +149,7 @@ class _Reader:
         }
 
     def call(self, node: ast.Call) -> Any:
-        name = ast.unparse(node.func)
+        name = _dotted(node.func)
         if any(isinstance(item, ast.Starred) for item in node.args) or any(item.arg is None for item in node.keywords):
             raise _Unreadable("`*` and `**` are no part of pattern text")
         maker = self.maker(name)
@@ -209,6 +209,16 @@ class _Reader:
         close = [key if key in _KNOWN else folded[key] for key in close]
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known are {', '.join(PATTERNS)}"
         return f"unknown pattern {name!r}; {hint}"
+
+
+def _dotted(node: ast.expr) -> str:
+    """The dotted name that `node` is."""
+    inner = node
+    while isinstance(inner, ast.Attribute):
+        inner = inner.value
+    if not isinstance(inner, ast.Name):
+        raise _Unreadable(f"`{ast.unparse(node)}` is no part of pattern text")
+    return ast.unparse(node)
 
 
 _KNOWN: Mapping[str, Callable[..., Any]] = {

@@ -63,4 +63,4 @@ def _power_from(distance: IntArray) -> IntArray:
     """The smallest power of two that is `distance` (1 or more) or longer."""
     mantissa, exponent = np.frexp(np.maximum(distance, 1).astype(np.float64))
     exponent = exponent - (mantissa == 0.5)
-    return np.left_shift(np.int64(1), np.minimum(exponent, 62).astype(np.int64))
+    return np.asarray(np.left_shift(np.int64(1), np.minimum(exponent, 62).astype(np.int64)))

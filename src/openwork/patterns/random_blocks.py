@@ -56,10 +56,10 @@ class RandomBlocks(Pattern):
         ...     # . . . . . . .
         ...     # # . . . . . .
         ...     # . # . . . . .
-        ...     . # . # . . . .
-        ...     . # . # . . . .
-        ...     # . . . . # . .
+        ...     # . . # . . . .
+        ...     # . . # . . . .
         ...     . . # # . . . .
+        ...     . # . # . . . .
         ... ''')
     """
 
@@ -127,7 +127,7 @@ class RandomBlocks(Pattern):
         if self.num_blocks is None:
             return j_low >= i_high - self.skip_near
         near = np.maximum(i_high - j_low, j_high - i_low) <= self.skip_near
-        return near | (j_low >= self.num_blocks)
+        return np.asarray(near | (j_low >= self.num_blocks))
 
     def _exact_states(self, i_low: IntArray, i_high: IntArray, j_low: IntArray, j_high: IntArray) -> States:
         first = np.unique(i_low)
@@ -149,7 +149,7 @@ class RandomBlocks(Pattern):
         """Which block pairs of the rectangle were drawn, and where in their blocks the tokens start."""
         i_low, j_low = q.low // self.block, k.low // self.block
         tall, wide = q.high // self.block - i_low + 1, k.high // self.block - j_low + 1
-        small = (tall <= _EXACT_ROWS) & (tall * wide <= _MASK_BITS) & (tall > 0) & (wide > 0)
+        small = ~no_tokens(q, k) & (tall <= _EXACT_ROWS) & (wide <= _MASK_BITS) & (tall * wide <= _MASK_BITS)
         bits = np.zeros(len(i_low), dtype=np.int64)
         rows = np.unique(i_low[small])
         for step in range(int(tall[small].max()) if small.any() else 0):

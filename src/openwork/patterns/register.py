@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from openwork.errors import PatternError
@@ -35,9 +35,10 @@ def register_pattern(cls: P) -> P:
         ...
         openwork.errors.PatternError: register_pattern takes a class that derives from Pattern; got <class 'int'>.
     """
-    if not isinstance(cls, type) or not issubclass(cls, Pattern):
-        raise PatternError(f"register_pattern takes a class that derives from Pattern; got {cls!r}.")
-    if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    given: Any = cls
+    if not isinstance(given, type) or not issubclass(given, Pattern):
+        raise PatternError(f"register_pattern takes a class that derives from Pattern; got {given!r}.")
+    if not getattr(getattr(given, "__dataclass_params__", None), "frozen", False):
         raise PatternError(f"{cls.__qualname__} must be a frozen dataclass: put @dataclass(frozen=True) below.")
     path = f"{cls.__module__}.{cls.__qualname__}"
     if not all(part.isidentifier() for part in path.split(".")):
@@ -47,6 +48,6 @@ def register_pattern(cls: P) -> P:
         values = (f"{field.name}={getattr(self, field.name)!r}" for field in fields(self) if field.init)
         return f"{path}({', '.join(values)})"
 
-    cls.__repr__ = written  # type: ignore[assignment]
+    setattr(cls, "__repr__", written)  # noqa: B010 - mypy takes an assignment for a mistake
     REGISTERED[path] = cls
     return cls

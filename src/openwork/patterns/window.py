@@ -22,8 +22,8 @@ __all__ = ["Window", "band_signature", "check_sides", "limits_signature"]
 class Window(Pattern):
     """Attend to keys within a fixed distance of the query.
 
-    Query position `i` attends to key positions `i - before` to `i + after`, both ends included, so an interior
-    query sees `before + 1 + after` keys. `None` removes the limit on that side.
+    Query position `i` attends to key positions `j` with `i - before <= j <= i + after`, both ends included, so an
+    interior query sees `before + 1 + after` keys. `None` removes the limit on that side.
 
     Source: local attention; the band of Longformer (arXiv 2004.05150, section 3.1).
 

@@ -196,7 +196,8 @@ def longnet(
     """
     if len(segments) != len(dilations) or not segments:
         raise PatternError(
-            f"longnet takes one dilation for each segment; got segments={tuple(segments)}, dilations={tuple(dilations)}."
+            f"longnet takes one dilation for each segment; got segments={tuple(segments)}, "
+            f"dilations={tuple(dilations)}."
         )
     for segment, step in zip(segments, dilations, strict=True):
         if step < 1 or segment % step:
@@ -233,28 +234,35 @@ def block_diffusion(block: str = "block", half: str = "half", clean: str = "clea
 
 
 def source_code(window: int = 255, sinks: int = 4, definitions: str = "definition", uses: str = "use") -> Pattern:
-    """Decoder (ours): a window, first keys, lines that define something, and a link from each use to its definition.
+    """Decoder (ours): a window, first keys, lines that define, and links from each use to its definition.
 
-    The facts are those of the source code annotator: flag `definition`, links `use`.
+    After the memory tokens of LongCoder (Guo et al. 2023, arXiv 2306.14893). The facts are those of the source
+    code annotator: flag `definition`, links `use`.
     """
     return Causal() & (Window(before=window) | First(keys=sinks) | Keys(definitions) | Linked(uses))
 
 
 def policy_documents(window: int = 255, sinks: int = 4, headings: str = "heading") -> Pattern:
-    """Decoder (ours): a window, first keys, and every heading; after Longformer's global tokens (arXiv 2004.05150)."""
+    """Decoder (ours): a window, first keys, every heading; after Longformer's global tokens (arXiv 2004.05150)."""
     return Causal() & (Window(before=window) | First(keys=sinks) | Keys(headings))
 
 
 def retrieved_passages(passages: str = "passage", question: str = "question", sinks: int = 4) -> Pattern:
-    """Decoder (ours): passages do not see one another, the question sees all; after block-attention (2409.15355)."""
+    """Decoder (ours): passages see themselves, the question all; after block-attention (arXiv 2409.15355)."""
     return Causal() & (Same(passages) | Queries(question) | First(keys=sinks))
 
 
 def logs(window: int = 255, sinks: int = 4, record: str = "record", alarms: str = "error") -> Pattern:
-    """Decoder (ours): a window, the own record, first keys, and records that report an error, flag `error`."""
+    """Decoder (ours): a window, the own record, first keys, and lines with flag `error`.
+
+    After Longformer's global tokens (arXiv 2004.05150).
+    """
     return Causal() & (Window(before=window) | Same(record) | First(keys=sinks) | Keys(alarms))
 
 
 def dna(window: int = 255, reach: int = 16383, step: int = 64, record: str = "record") -> Pattern:
-    """Encoder (ours): both ways within a record, near bases all and far ones by steps; after Longformer's dilation."""
+    """Encoder (ours): within a record, near bases all and far ones by steps, both ways.
+
+    After Longformer's dilated window (arXiv 2004.05150).
+    """
     return Same(record) & (Window(window, window) | Dilated(reach, reach, step=step))

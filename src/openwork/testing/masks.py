@@ -65,7 +65,10 @@ def assert_mask(pattern: Pattern, drawing: str, annotations: Annotations | None 
 def read_drawing(drawing: str) -> BoolArray:
     """The mask of a drawing, bool `[lines, characters]`.
 
-    >>> read_drawing("# .  \\n # #").astype(int).tolist()
+    >>> read_drawing('''
+    ...     # .
+    ...     # #
+    ... ''').astype(int).tolist()
     [[1, 0], [1, 1]]
     """
     lines = ["".join(line.split()) for line in inspect.cleandoc(drawing).splitlines()]

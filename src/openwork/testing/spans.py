@@ -56,8 +56,8 @@ class ListedTokens:
         """Whether some link `name` points at each token."""
         assert self.facts is not None
         rows = np.asarray(self.facts.links[name])
-        inside: BoolArray = ((rows[:, 2] <= self.index[..., None]) & (self.index[..., None] < rows[:, 3])).any(axis=-1)
-        return inside
+        token = self.index[..., None]
+        return np.asarray(((rows[:, 2] <= token) & (token < rows[:, 3])).any(axis=-1))
 
 
 class ListedSpans:
