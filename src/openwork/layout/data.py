@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -134,7 +134,7 @@ class Part:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+        return sum(value.nbytes for value in _arrays(self))
 
     def add_to_dense(self, dense: BoolArray) -> None:
         """Sets every allowed pair in bool `[q_len, kv_len]`."""
@@ -295,13 +295,7 @@ class BlockLayout:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays; arrays that parts share count once."""
-        arrays = {
-            id(value): value.nbytes
-            for plane in self.planes
-            for part in plane.parts
-            for value in vars(part).values()
-            if isinstance(value, np.ndarray)
-        }
+        arrays = {id(value): value.nbytes for plane in self.planes for part in plane.parts for value in _arrays(part)}
         return sum(arrays.values()) + self.index.nbytes
 
     def plane(self, batch: int = 0, head: int = 0) -> Plane:
@@ -394,6 +388,12 @@ class BlockLayout:
         from openwork.layout.show import layout_html
 
         return layout_html(self)
+
+
+def _arrays(part: Part) -> list[npt.NDArray[Any]]:
+    """The arrays that a part is made of; what it has derived and kept is not among them."""
+    values = (getattr(part, each.name) for each in fields(part))
+    return [value for value in values if isinstance(value, np.ndarray)]
 
 
 def _is_natural(order: Int32Array) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from openwork.errors import PatternError
 from openwork.patterns.annotations import IntArray
+from openwork.patterns.checks import whole
 from openwork.patterns.rectangles import FULL, Order, Spans, States, Tokens
 
 __all__ = [
@@ -26,6 +27,10 @@ __all__ = [
     "substitute",
     "zero_or_more",
 ]
+
+
+_MOST_HEADS = 65_536
+"""More heads than any model has: a typo, or a text that wants to fill the memory."""
 
 
 def negate(condition: Any) -> Any:
@@ -286,6 +291,9 @@ class PerHead(Pattern):
         Raises:
             PatternError: A head is outside `0..heads-1`, or named twice.
         """
+        heads = whole("PerHead.of heads", heads, at_least=1)
+        if heads > _MOST_HEADS:
+            raise PatternError(f"PerHead.of heads must be {_MOST_HEADS:,} or fewer; got {heads:,}.")
         patterns: dict[int, Pattern] = {}
         for key, pattern in heads_to_pattern.items():
             for head in key if isinstance(key, range) else (key,):
