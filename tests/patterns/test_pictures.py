@@ -139,7 +139,9 @@ def test_a_layout_says_what_it_is() -> None:
     text = layout_text(layout)
     assert repr(layout) == text and text.count("\n") == 5
     assert re.search(r"8,192 queries x 8,192 keys, blocks 64 x 64, batch 1, heads 1, [\d.]+ [KM]iB", text)
-    assert "density 0.02285" in text and f"executed over useful {layout.executed_over_useful:.3g}" in text
+    allowed = sum(min(q + 1, 128) + q // 128 for q in range(8192))
+    assert f"density {allowed / 8192**2:.4g}" in text and f"{allowed:,} of 67,108,864 pairs allowed" in text
+    assert f"executed over useful {layout.executed_over_useful:.3g}" in text
     assert "as plain blocks executed over useful would be 13.6" in text
     assert "natural order | 128 x 128 blocks" in text and "sorted: Strided(stride=128) |" in text
     html = layout_html(layout)
