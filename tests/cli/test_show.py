@@ -150,8 +150,17 @@ def test_a_link_is_drawn_where_the_text_has_it(capsys, source) -> None:
 
 def test_a_short_text_labels_each_row_with_its_token(capsys, source) -> None:
     lines = shown(capsys, WINDOW, "--text", source, "--length", 8)
-    labels = [line.split("  ")[0].split(" ", 1)[1].strip() for line in lines[-8:]]
+    labels = [line[2:18].strip() for line in lines[-8:]]
     assert labels == ["d", "e", "f", "", "a", "r", "e", "a"]
+
+
+def test_a_long_text_labels_each_row_with_a_line_of_it(capsys, source, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = shown(capsys, WINDOW, "--text", source)
+    labels = [line[4:20].strip() for line in lines[5:-1]]
+    assert labels[0] == "def area(side):"
+    assert labels[1] == "return side * si"
+    assert "return sum(area(" in labels
 
 
 def test_a_tokenizer_file_gives_the_tokens(capsys, source, tmp_path) -> None:
@@ -168,10 +177,16 @@ def test_a_tokenizer_file_gives_the_tokens(capsys, source, tmp_path) -> None:
 def test_an_annotator_can_be_chosen(capsys, tmp_path) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text("# Title\n\ntext\n")
-    assert "notes.txt was not annotated with" in refused(capsys, "Keys('heading')", "--text", notes)
+    refusal = refused(capsys, "Keys('heading')", "--text", notes)
+    assert "reads the flag 'heading', which notes.txt was not annotated with; no annotator is known for it." in refusal
+    assert "Choose an annotator with --annotate." in refusal
+    refusal = refused(capsys, "Keys('heading')", "--text", notes, "--annotate", "python")
+    assert "found: definition, use" in refusal
     report = json.loads(shown(capsys, "Keys('heading')", "--text", notes, "--annotate", "markdown", "--json")[0])
     assert report["annotations"]["heading"]["tokens"] > 0
-    assert "--annotate mrkdwn is not one of" in refused(capsys, "Causal()", "--text", notes, "--annotate", "mrkdwn")
+    assert "there is no annotator 'mrkdwn'; there are" in refused(
+        capsys, "Causal()", "--text", notes, "--annotate", "mrkdwn"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pt"])

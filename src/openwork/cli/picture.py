@@ -57,7 +57,9 @@ def write_picture(subject: Subject, path: Path, *, sequence: int, head: int) -> 
     cells = min(layout.q_len, _MOST_CELLS), min(layout.kv_len, _MOST_CELLS)
     _draw_cells(axes, subject, cells, sequence=sequence, head=head)
     _label_axes(axes, subject)
-    figure.suptitle("\n".join(textwrap.wrap(subject.title, 72)), fontfamily="monospace", fontsize=10)
+    # the empty line is room for the name of a flag
+    title = [*textwrap.wrap(subject.title, 72), ""]
+    figure.suptitle("\n".join(title), fontfamily="monospace", fontsize=10)
     content = io.BytesIO()
     # a fixed salt and no date: the same picture is the same file
     with matplotlib.rc_context({"svg.hashsalt": "openwork", "svg.fonttype": "path"}):
@@ -94,7 +96,8 @@ def _label_axes(axes: Any, subject: Subject) -> None:
     axes.set_ylabel("query")
     axes.xaxis.set_label_position("bottom")
     if tokens is not None and len(tokens.offsets) <= _MOST_LABELS:
-        names = [repr(tokens.token(index))[1:-1] for index in range(len(tokens.offsets))]
+        words = map(tokens.token, range(len(tokens.offsets)))
+        names = [repr(word)[1:-1] if word.strip() else repr(word) for word in words]
         style = {"fontfamily": "monospace", "fontsize": 7}
         axes.set_xticks(range(len(names)), names, rotation=90, **style)
         axes.set_yticks(range(len(names)), names, **style)

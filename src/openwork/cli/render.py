@@ -53,8 +53,8 @@ def _label(tokens: TokenText | None, query: int, q_len: int) -> str:
     number = f"{query:{len(str(q_len - 1))}}"
     if tokens is None:
         return number
-    # one token where each has a row, the start of its line where a row stands for many
-    text = tokens.token(query) if q_len <= _MOST_CELLS else tokens.line_at(query)
+    # the token where each has a row, a line of the text where a row stands for many
+    text = tokens.token(query) if q_len <= _MOST_CELLS else tokens.line_from(query)
     printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return f"{number} {printable[:_SNIPPET]:{_SNIPPET}}"
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from openwork.errors import AnnotationError, DataError
 
 if TYPE_CHECKING:
-    from openwork.annotate import Annotator
     from openwork.layout import BlockLayout
     from openwork.patterns import Annotations, Pattern
     from openwork.patterns.annotations import IntArray
@@ -35,9 +34,12 @@ class TokenText:
         first, stop = self.offsets[index]
         return self.text[first:stop]
 
-    def line_at(self, index: int) -> str:
-        """What follows on the line where a token begins, the token included."""
-        return self.text[self.offsets[index][0] :].lstrip("\n").split("\n", 1)[0]
+    def line_from(self, index: int) -> str:
+        """The first line with words on it that starts at a token or after it."""
+        # a token in the middle of a line leaves the rest of that line out
+        first = int(self.offsets[index][0])
+        lines = (self.text[max(first - 1, 0) :] if first else f"\n{self.text}").split("\n")[1:]
+        return next((line.strip() for line in lines if line.strip()), "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,14 +85,13 @@ def text_subject(
     if not len(offsets):
         raise DataError(f"{path} has no tokens to show: it is empty.")
     # facts are found in the whole text: a causal annotator would say the same of the first tokens alone
-    annotate = _annotator(path, annotators)
-    annotations = annotate(text, offsets) if annotate is not None else None
+    annotations = _annotations(path, text, offsets, annotators)
     missing = [name for name in pattern.needs if annotations is None or name not in annotations.names]
     if missing:
-        found = "none" if annotations is None else ", ".join(annotations.names) or "none"
+        found = "no annotator is known for it" if annotations is None else f"found: {', '.join(annotations.names)}"
         raise AnnotationError(
-            f"{pattern!r} reads {pattern.needs[missing[0]]} {missing[0]!r}, which {path.name} was not annotated with; "
-            f"found: {found}. Choose annotators with --annotate."
+            f"{pattern!r} reads the {pattern.needs[missing[0]]} {missing[0]!r}, which {path.name} was not annotated "
+            f"with; {found}. Choose an annotator with --annotate."
         )
     layout = compile_layout(pattern, q_len=len(offsets), kv_len=len(offsets), annotations=annotations)
     return Subject(repr(pattern), layout, pattern, TokenText(text, offsets), annotations)
@@ -133,13 +134,14 @@ def mask_subject(path: Path) -> Subject:
     return Subject(path.name, BlockLayout.from_mask(load_mask(path)))
 
 
-def _annotator(path: Path, names: Sequence[str]) -> Annotator | None:
-    """The annotators asked for; without names those of the file's suffix, if there are any."""
-    from openwork.annotate import BY_NAME, BY_SUFFIX, combine
+def _annotations(path: Path, text: str, offsets: IntArray, names: Sequence[str]) -> Annotations | None:
+    """What the annotators asked for find; without names that of the file's suffix, if there is one."""
+    from openwork.annotate import annotator_for, annotator_named, combine
 
-    if not names:
-        return BY_SUFFIX.get(path.suffix.lower())
-    unknown = [name for name in names if name not in BY_NAME]
-    if unknown:
-        raise AnnotationError(f"--annotate {unknown[0]} is not one of {', '.join(BY_NAME)}.")
-    return combine(*(BY_NAME[name] for name in names))
+    if names:
+        return combine(*map(annotator_named, names))(text, offsets)
+    try:
+        annotator = annotator_for(path)
+    except AnnotationError:
+        return None
+    return annotator(text, offsets)
