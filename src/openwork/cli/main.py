@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from openwork import __version__
-from openwork.cli import doctor, show
+from openwork.cli import demo, doctor, show, study
 from openwork.errors import OpenworkError
 
 __all__ = ["app", "main"]
@@ -28,7 +28,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("demo")(demo.demo)
 app.command("show")(show.show)
+app.command("study")(study.study)
 app.command("doctor")(doctor.doctor)
 
 

@@ -1,0 +1,137 @@
+"""`openwork study`: train one model under several plans and say what each saved and cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from openwork.study import Contender, StudyConfig, StudyResult
+
+__all__ = ["conduct", "study"]
+
+
+def study(
+    data: Annotated[Path, typer.Option(help="Directory of text files to train and judge on, or one file.")],
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(help='A plan as pattern text, "Causal() & Window(before=255)" or "name: PATTERN". Repeatable.'),
+    ] = None,
+    plan: Annotated[list[Path] | None, typer.Option(help="A plan as Plan.to_json writes it. Repeatable.")] = None,
+    mask: Annotated[
+        list[Path] | None, typer.Option(help="A boolean mask for --seq-len tokens, .npy or .pt. Repeatable.")
+    ] = None,
+    dense_steps: Annotated[
+        int | None, typer.Option(help="First steps of each run that are dense. [default: 0]")
+    ] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Tokens of each sequence. [default: 1024]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sequences in a step. [default: 4]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate. [default: 0.002]")] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="bytes, bpe, bpe:VOCABULARY (trained on the data), or a tokenizer.json. [default: bpe]"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of each run. [default: 300, without --seconds]")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Training seconds of each run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="First weights and order of the data. [default: 0]")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Train each plan with so many seeds. [default: 1]")] = None,
+    control: Annotated[
+        bool | None, typer.Option("--control", help="Also train Causal() & Window(before=31), which must lose.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Shape of the model: tiny, small or base. [default: small]")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. [default: auto]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. [default: float32]")] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help='Names of files to read, such as "*.py". Repeatable. [default: all text]')
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Names of files or directories to leave out. Repeatable.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for checkpoints, record and report. [default: openwork-study]")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier study in --out first.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Train one model under several plans, dense attention always among them, and say what was saved and what it cost.
+
+    Stop it whenever you like: the same command goes on where it was.
+    """
+    from openwork.study import StudyConfig
+
+    given: dict[str, Any] = {
+        "dense_steps": dense_steps,
+        "seq_len": seq_len,
+        "batch_size": batch_size,
+        "lr": lr,
+        "tokenizer": tokenizer,
+        "steps": steps,
+        "seconds": seconds,
+        "seed": seed,
+        "seeds": seeds,
+        "control": control,
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "include": tuple(include or ()),
+        "exclude": tuple(exclude or ()),
+        "out": out,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    contenders = _contenders(pattern or [], plan or [], mask or [])
+    conduct(StudyConfig(data=data, contenders=contenders, **chosen), fresh=fresh, as_json=as_json)
+
+
+def _contenders(patterns: list[str], plans: list[Path], masks: list[Path]) -> tuple[Contender, ...]:
+    from openwork.study import Contender, contender_from_text, read_plan
+
+    return (
+        *map(contender_from_text, patterns),
+        *(Contender(name=path.stem, plan=read_plan(path)) for path in plans),
+        *(Contender(name=path.stem, mask=path.absolute()) for path in masks),
+    )
+
+
+def conduct(
+    config: StudyConfig,
+    *,
+    fresh: bool,
+    as_json: bool,
+    ending: Callable[[StudyResult], list[str]] = lambda result: [],
+) -> None:
+    """Runs the study with progress on stderr, then prints the table and the verdict, or one line of JSON.
+
+    Args:
+        config: The study.
+        fresh: Remove an earlier one first.
+        as_json: One line of JSON instead of words.
+        ending: Lines to print after the verdict.
+    """
+    from rich.console import Console
+
+    from openwork.study import run
+    from openwork.study.folder import StudyFolder
+    from openwork.study.progress import StudyProgress
+    from openwork.study.table import rich_table
+
+    errors = Console(stderr=True)
+    try:
+        with StudyProgress(config, errors) as progress:
+            result = run(config, fresh=fresh, report=progress)
+            progress.finish()
+    except KeyboardInterrupt:
+        errors.print(f"Stopped. The same command goes on from here; what is done is in {config.out}.")
+        raise
+    page = StudyFolder(config.out).page
+    if as_json:
+        typer.echo(json.dumps(result.summary() | {"page": str(page)}))
+        return
+    console = Console()
+    console.print(rich_table(result))
+    for sentence in (*result.verdict.split("\n"), *ending(result)):
+        console.print(sentence, highlight=False, markup=False)
+    console.print(f"Report: {page.absolute()}", highlight=False, markup=False, soft_wrap=True)

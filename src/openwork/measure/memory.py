@@ -1,0 +1,101 @@
+"""The most memory that something needed, read from the system and not from our own bookkeeping."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+__all__ = ["PeakMemory"]
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+
+
+class PeakMemory:
+    """Peak memory while the context is open, on the device that does the work.
+
+    On CUDA it is the most that torch had allocated (`max_memory_allocated`). Elsewhere it is the high-water mark of
+    the process's resident memory, which counts everything: parameters, optimizer, data, libraries, and what
+    allocators keep. It is a figure for one plan only where that plan has the process to itself.
+
+    Attributes:
+        peak_bytes: The high-water mark; `None` where the system does not tell.
+        start_bytes: What was in use when the context was opened, libraries included; 0 on CUDA.
+        meaning: What was measured, in words, for reports.
+
+    Examples:
+        >>> with PeakMemory() as memory:
+        ...     block = bytearray(64 << 20)
+        >>> memory.peak_bytes is None or memory.peak_bytes - memory.start_bytes > 32 << 20
+        True
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._cuda: Any = None
+        if device.startswith("cuda"):
+            import torch
+
+            self._cuda = torch.cuda
+        self.peak_bytes: int | None = None
+        self.start_bytes = 0
+
+    @property
+    def meaning(self) -> str:
+        """What is measured, in words."""
+        if self._cuda:
+            return "most memory allocated by torch on the device"
+        if platform.system() == "Linux":
+            return "high-water mark of resident memory of the plan's own process, libraries included"
+        return "high-water mark of resident memory of the plan's own process since it started"
+
+    def __enter__(self) -> PeakMemory:
+        if self._cuda:
+            self._cuda.reset_peak_memory_stats()
+            return self
+        if _CLEAR.exists():
+            try:
+                _CLEAR.write_text(_RESET_PEAK)
+            except OSError:
+                # without the reset the mark counts from the start of the process: still an upper bound
+                pass
+        self.start_bytes = _current_bytes()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.read()
+
+    def read(self) -> int | None:
+        """The high-water mark so far."""
+        self.peak_bytes = int(self._cuda.max_memory_allocated()) if self._cuda else _peak_bytes()
+        return self.peak_bytes
+
+
+def _status_bytes(name: str) -> int | None:
+    # getrusage would do, but on Linux a child started by a large parent inherits the parent's mark
+    if not _STATUS.exists():
+        return None
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _current_bytes() -> int:
+    resident = _status_bytes("VmRSS")
+    return resident if resident is not None else (_peak_bytes() or 0)
+
+
+def _peak_bytes() -> int | None:
+    mark = _status_bytes("VmHWM")
+    if mark is not None:
+        return mark
+    try:
+        import resource
+    except ImportError:
+        return None
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(used if sys.platform == "darwin" else used * 1024)

@@ -1,0 +1,17 @@
+"""Modules for home-grown models: sparse attention, a small decoder, and the protocol that switches plans."""
+
+from openwork.nn.attention import SparseAttention
+from openwork.nn.decoder import Decoder, DecoderConfig
+from openwork.nn.layouts import LayoutCache, prepare_layouts
+from openwork.nn.plans import set_plan
+from openwork.nn.rotary import rotary_table
+
+__all__ = [
+    "Decoder",
+    "DecoderConfig",
+    "LayoutCache",
+    "SparseAttention",
+    "prepare_layouts",
+    "rotary_table",
+    "set_plan",
+]

@@ -1,0 +1,129 @@
+"""`SparseAttention`: the attention layer of a model, with its projections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openwork.errors import PlanError
+from openwork.layout import BlockLayout
+from openwork.nn.layouts import Facts, LayoutCache
+from openwork.nn.rotary import RotaryTable, rotary_table, rotate
+from openwork.ops import sparse_attention
+from openwork.patterns import Causal, Pattern, PerHead
+
+__all__ = ["SparseAttention"]
+
+
+class SparseAttention(nn.Module):
+    """Multi-head attention of a sequence to itself, over the pairs that a pattern allows and no others.
+
+    Args:
+        dim: Channels of the input and the output.
+        q_heads: Number of query heads.
+        kv_heads: Number of key and value heads, a divisor of `q_heads`; `None` for as many as query heads.
+        head_dim: Channels per head; `None` for `dim // q_heads`.
+        pattern: Which pairs may interact; a `PerHead` gives every query head its own. `set_plan` changes it later.
+        rope_theta: Base of the rotary embedding's wavelengths; `None` for no position embedding.
+        bias: Whether the projections have a bias.
+        dropout_p: Probability that an allowed pair is dropped while training.
+        backend: Which backend of `ops.sparse_attention` computes.
+
+    Raises:
+        PlanError: The head counts do not divide, or the pattern has another number of heads.
+
+    Examples:
+        >>> from openwork.patterns import Causal, Window
+        >>> layer = SparseAttention(64, q_heads=4, kv_heads=2, pattern=Causal() & Window(before=15))
+        >>> layer(torch.zeros(1, 100, 64)).shape
+        torch.Size([1, 100, 64])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        q_heads: int,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        pattern: Pattern | None = None,
+        rope_theta: float | None = 10_000.0,
+        bias: bool = False,
+        dropout_p: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        kv_heads = q_heads if kv_heads is None else kv_heads
+        if min(dim, q_heads, kv_heads) < 1 or q_heads % kv_heads:
+            raise PlanError(f"kv_heads must divide q_heads; got q_heads={q_heads}, kv_heads={kv_heads}, dim={dim}.")
+        if head_dim is None and dim % q_heads:
+            raise PlanError(f"q_heads={q_heads} does not divide dim={dim}; say head_dim.")
+        self.dim, self.q_heads, self.kv_heads = dim, q_heads, kv_heads
+        self.head_dim = dim // q_heads if head_dim is None else head_dim
+        if rope_theta is not None and self.head_dim % 2:
+            raise PlanError(f"rotary embedding turns pairs of channels, so head_dim must be even; got {self.head_dim}.")
+        self.rope_theta, self.dropout_p, self.backend = rope_theta, dropout_p, backend
+        self.q_proj = nn.Linear(dim, q_heads * self.head_dim, bias=bias)
+        self.kv_proj = nn.Linear(dim, 2 * kv_heads * self.head_dim, bias=bias)
+        self.out_proj = nn.Linear(q_heads * self.head_dim, dim, bias=bias)
+        self._cache = LayoutCache()
+        self.set_pattern(Causal() if pattern is None else pattern)
+
+    def set_pattern(self, pattern: Pattern) -> None:
+        """Uses another pattern from the next call on; parameters are untouched."""
+        if isinstance(pattern, PerHead) and len(pattern.patterns) != self.q_heads:
+            raise PlanError(
+                f"a PerHead of {len(pattern.patterns)} heads does not fit a layer of {self.q_heads} query heads; "
+                "give one pattern for each."
+            )
+        self.pattern = pattern
+
+    def forward(
+        self,
+        hidden: Tensor,
+        layout: BlockLayout | None = None,
+        *,
+        annotations: Facts | None = None,
+        positions: Any = None,
+        rotary: RotaryTable | None = None,
+    ) -> Tensor:
+        """What each token takes from the tokens it may see.
+
+        Args:
+            hidden: [batch, seq_len, dim].
+            layout: Prepared for `seq_len` (see `prepare_layouts`), used in place of the layer's own pattern.
+            annotations: Facts that the layer's pattern reads; one set, or one for each sequence. Not used where a
+                layout is given.
+            positions: int [batch or 1, seq_len]; -1 is padding. By default 0, 1, 2, ...
+            rotary: Angles of those positions where the caller has them; otherwise made here.
+
+        Returns:
+            [batch, seq_len, dim]. A token that may see nothing takes nothing: zeros before the output projection.
+
+        Raises:
+            LayoutError: The layout was compiled for another length.
+            AnnotationError: The pattern reads annotations that are not given.
+        """
+        batch, seq_len, _ = hidden.shape
+        if layout is None:
+            layout = self._cache.layout(
+                self.pattern, q_len=seq_len, kv_len=seq_len, annotations=annotations, kv_positions=positions
+            )
+        query = self.q_proj(hidden).view(batch, seq_len, self.q_heads, self.head_dim).transpose(1, 2)
+        both = self.kv_proj(hidden).view(batch, seq_len, 2, self.kv_heads, self.head_dim)
+        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.rope_theta is not None:
+            if rotary is None:
+                places = torch.arange(seq_len) if positions is None else torch.as_tensor(positions)
+                rotary = rotary_table(places.to(hidden.device), self.head_dim, self.rope_theta)
+            query, key = rotate(query, rotary), rotate(key, rotary)
+        dropout_p = self.dropout_p if self.training else 0.0
+        mixed = sparse_attention(query, key, value, layout, dropout_p=dropout_p, backend=self.backend).output
+        output: Tensor = self.out_proj(mixed.transpose(1, 2).reshape(batch, seq_len, -1))
+        return output
+
+    def extra_repr(self) -> str:
+        """What `print(model)` adds: heads and pattern."""
+        return f"q_heads={self.q_heads}, kv_heads={self.kv_heads}, pattern={self.pattern!r}, backend={self.backend!r}"

@@ -1,0 +1,260 @@
+"""`Plan`: the value that gives every layer of a model its pattern."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from openwork.errors import OpenworkError, PlanError
+from openwork.patterns import Pattern, PerHead, parse_pattern
+
+__all__ = ["Plan"]
+
+_FORMAT = "openwork_plan"
+_VERSION = 1
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """Which pattern each layer of a model uses: a pure value, without a model.
+
+    A layer takes its pattern from `layers` where its number is there, else from the last share of `depths` that it
+    has reached, else from `default`. A share `s` begins at layer `floor(s * num_layers + 1/2)`, the nearest whole
+    number, so `0.67` is the upper third of 3, 6 and 12 layers.
+
+    Args:
+        default: Pattern of every layer that nothing else names.
+        layers: Layer number, from 0, to its pattern; a `PerHead` gives every query head of the layer its own.
+        depths: Pairs `(share, pattern)`: from this share of the depth upward, `0 < share < 1`; see `by_depth`.
+        annotator: Name of the annotator that makes the facts which the patterns read; `None` where they read none,
+            or where the caller brings the annotations.
+
+    Raises:
+        PlanError: A pattern is not a pattern, a layer is not a whole number from 0, or a share is not in 0 to 1.
+
+    Examples:
+        >>> from openwork.patterns import Causal, Window
+        >>> plan = Plan(default=Causal() & Window(before=255), layers={3: Causal()})
+        >>> plan.for_layer(3, num_layers=4)
+        Causal()
+        >>> Plan.from_json(plan.to_json()) == plan
+        True
+        >>> plan
+        Plan(default=Causal() & Window(before=255, after=0), layers={3: Causal()})
+    """
+
+    default: Pattern
+    layers: Mapping[int, Pattern] = field(default_factory=dict)
+    depths: tuple[tuple[float, Pattern], ...] = ()
+    annotator: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_pattern(self.default, "default")
+        for layer, pattern in self.layers.items():
+            if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
+                raise PlanError(f"Plan layers are numbered from 0; got {layer!r}.")
+            _require_pattern(pattern, f"layers[{layer}]")
+        for share, pattern in self.depths:
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+                raise PlanError(
+                    f"a depth is a share of the layers above 0 and below 1; got {share!r}. "
+                    "Write layer numbers in Plan(layers={number: pattern})."
+                )
+            _require_pattern(pattern, f"depths[{share}]")
+        if self.annotator is not None and not (isinstance(self.annotator, str) and self.annotator):
+            raise PlanError(f"Plan annotator is the name of an annotator, or None; got {self.annotator!r}.")
+        object.__setattr__(self, "layers", MappingProxyType(dict(sorted(self.layers.items()))))
+        shares = sorted(((float(share), pattern) for share, pattern in self.depths), key=lambda pair: pair[0])
+        object.__setattr__(self, "depths", tuple(shares))
+
+    @classmethod
+    def by_depth(
+        cls,
+        shares: Mapping[float, Pattern],
+        *,
+        layers: Mapping[int, Pattern] | None = None,
+        annotator: str | None = None,
+    ) -> Plan:
+        """A plan that changes with depth: each pattern holds from its share of the depth upward.
+
+        Args:
+            shares: Share of the depth, from 0.0 to below 1.0, to pattern; 0.0 must be there.
+            layers: Layers that have their own pattern whatever their depth.
+            annotator: As in `Plan`.
+
+        Raises:
+            PlanError: There is no pattern for share 0.0, or a share is not in 0 to 1.
+
+        Examples:
+            >>> from openwork.patterns import Causal, Window
+            >>> plan = Plan.by_depth({0.0: Causal() & Window(before=127), 0.67: Causal()})
+            >>> [repr(plan.for_layer(layer, num_layers=3)) for layer in range(3)]
+            ['Causal() & Window(before=127, after=0)', 'Causal() & Window(before=127, after=0)', 'Causal()']
+        """
+        if 0 not in shares:
+            given = ", ".join(map(str, sorted(shares))) or "no share"
+            raise PlanError(f"Plan.by_depth needs the pattern of the lowest layers under 0.0; got {given}.")
+        above = tuple((share, pattern) for share, pattern in shares.items() if share != 0)
+        return cls(default=shares[0], layers=layers or {}, depths=above, annotator=annotator)
+
+    @classmethod
+    def of(cls, plan: Plan | Pattern) -> Plan:
+        """The plan itself, or the plan that gives one pattern to every layer."""
+        if isinstance(plan, Plan):
+            return plan
+        if isinstance(plan, Pattern):
+            return cls(default=plan)
+        raise PlanError(f"a plan is a Plan or a Pattern; got {type(plan).__name__}. Read text with parse_pattern.")
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        """The annotations that the patterns read: name to kind; two kinds of one name are joined by `+`."""
+        needs: dict[str, str] = {}
+        for _, pattern in self._named():
+            for name, kind in pattern.needs.items():
+                kinds = [*needs[name].split("+"), *kind.split("+")] if name in needs else kind.split("+")
+                needs[name] = "+".join(dict.fromkeys(kinds))
+        return MappingProxyType(needs)
+
+    def for_layer(self, layer: int, num_layers: int) -> Pattern:
+        """The pattern of layer `layer` in a model of `num_layers` layers.
+
+        Raises:
+            PlanError: The layer is not one of the model's, or the plan names a layer that the model lacks.
+        """
+        self.check(num_layers)
+        if not 0 <= layer < num_layers:
+            raise PlanError(f"layer {layer} does not exist: the model has {_layers(num_layers)}.")
+        if layer in self.layers:
+            return self.layers[layer]
+        reached = [pattern for share, pattern in self.depths if layer >= math.floor(share * num_layers + 0.5)]
+        return reached[-1] if reached else self.default
+
+    def check(self, num_layers: int, q_heads: int | None = None) -> None:
+        """Raises a `PlanError` where the plan does not fit a model of this many layers and query heads."""
+        if num_layers < 1:
+            raise PlanError(f"a model has at least 1 layer; got num_layers={num_layers}.")
+        if self.layers and max(self.layers) >= num_layers:
+            raise PlanError(f"the plan names layer {max(self.layers)}, but the model has {_layers(num_layers)}.")
+        if q_heads is None:
+            return
+        for place, pattern in self._named():
+            if isinstance(pattern, PerHead) and len(pattern.patterns) != q_heads:
+                raise PlanError(
+                    f"the plan's {place} is a PerHead of {len(pattern.patterns)} heads, but the model has {q_heads} "
+                    f"query heads; give one pattern for each, or fill up with PerHead.of(..., heads={q_heads})."
+                )
+
+    def map(self, change: Any) -> Plan:
+        """The plan where every pattern is replaced by `change(pattern)`."""
+        return Plan(
+            default=change(self.default),
+            layers={layer: change(pattern) for layer, pattern in self.layers.items()},
+            depths=tuple((share, change(pattern)) for share, pattern in self.depths),
+            annotator=self.annotator,
+        )
+
+    def to_json(self) -> str:
+        """The plan as JSON text that `from_json` reads back; patterns as the text that makes them."""
+        content: dict[str, Any] = {_FORMAT: _VERSION, "default": repr(self.default)}
+        if self.layers:
+            content["layers"] = {str(layer): repr(pattern) for layer, pattern in self.layers.items()}
+        if self.depths:
+            content["depths"] = [[share, repr(pattern)] for share, pattern in self.depths]
+        if self.annotator is not None:
+            content["annotator"] = self.annotator
+        return json.dumps(content, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str, *, allow_imports: bool = False) -> Plan:
+        """The plan that `to_json` wrote. No code in the text is executed.
+
+        Args:
+            text: JSON text.
+            allow_imports: As in `parse_pattern`: for plans with classes or functions of your own, from a file that
+                you trust.
+
+        Raises:
+            PlanError: The text is not JSON, not a plan, or holds a pattern that cannot be read.
+        """
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise PlanError(f"the plan is not JSON: {error}.") from None
+        if not isinstance(content, dict) or content.get(_FORMAT) != _VERSION:
+            raise PlanError(f'a plan is a JSON object with "{_FORMAT}": {_VERSION}, as Plan.to_json writes it.')
+        known = {_FORMAT, "default", "layers", "depths", "annotator"}
+        if unknown := sorted(content.keys() - known):
+            raise PlanError(f"the plan has the unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}.")
+        layers, depths = content.get("layers", {}), content.get("depths", [])
+        if not isinstance(layers, dict) or not all(layer.isdecimal() for layer in layers):
+            raise PlanError(f'the plan\'s "layers" must map layer numbers to pattern texts; got {layers!r}.')
+        if not isinstance(depths, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in depths):
+            raise PlanError(f'the plan\'s "depths" must be a list of [share, pattern text]; got {depths!r}.')
+        read = partial(_read, allow_imports=allow_imports)
+        return cls(
+            default=read(content.get("default"), "default"),
+            layers={int(layer): read(text, f"layers[{layer}]") for layer, text in layers.items()},
+            depths=tuple((share, read(text, f"depths[{share}]")) for share, text in depths),
+            annotator=content.get("annotator"),
+        )
+
+    def _named(self) -> Iterator[tuple[str, Pattern]]:
+        yield "default", self.default
+        for layer, pattern in self.layers.items():
+            yield f"layer {layer}", pattern
+        for share, pattern in self.depths:
+            yield f"depth {share}", pattern
+
+    def __hash__(self) -> int:
+        return hash((self.default, tuple(self.layers.items()), self.depths, self.annotator))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a mappingproxy cannot be pickled
+        return Plan, (self.default, dict(self.layers), self.depths, self.annotator)
+
+    def __repr__(self) -> str:
+        if self.depths:
+            shares = ", ".join(f"{share}: {pattern!r}" for share, pattern in ((0.0, self.default), *self.depths))
+            parts = [f"{{{shares}}}"]
+        else:
+            parts = [f"default={self.default!r}"]
+        if self.layers:
+            parts.append(
+                "layers={" + ", ".join(f"{layer}: {pattern!r}" for layer, pattern in self.layers.items()) + "}"
+            )
+        if self.annotator is not None:
+            parts.append(f"annotator={self.annotator!r}")
+        return f"Plan{'.by_depth' if self.depths else ''}({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(place)}</td><td><code>{html.escape(repr(pattern))}</code></td></tr>"
+            for place, pattern in self._named()
+        )
+        facts = f"<caption>annotator: {html.escape(self.annotator)}</caption>" if self.annotator else ""
+        return f"<table>{facts}<tr><th>layers</th><th>pattern</th></tr>{rows}</table>"
+
+
+def _layers(num_layers: int) -> str:
+    return f"{num_layers} layer{'s' * (num_layers != 1)} (0 to {num_layers - 1})"
+
+
+def _require_pattern(value: object, place: str) -> None:
+    if not isinstance(value, Pattern):
+        raise PlanError(f"Plan {place} must be a pattern; got {value!r}. Read text with parse_pattern.")
+
+
+def _read(text: object, place: str, *, allow_imports: bool) -> Pattern:
+    if not isinstance(text, str):
+        raise PlanError(f"the plan's {place} must be the text of a pattern; got {text!r}.")
+    try:
+        return parse_pattern(text, allow_imports=allow_imports)
+    except OpenworkError as error:
+        raise PlanError(f"the plan's {place} cannot be read: {error}") from None

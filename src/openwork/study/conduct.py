@@ -1,0 +1,218 @@
+"""A whole study: data, every plan with every seed, the report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openwork import errors
+from openwork.errors import OpenworkError, StudyError
+from openwork.runs import read_json, write_json
+from openwork.study.config import MODEL_SHAPES, StudyConfig
+from openwork.study.environment import environment, resolve_device
+from openwork.study.folder import RunPlace, StudyFolder
+from openwork.study.masks import read_mask
+from openwork.study.notes import require_annotations
+from openwork.study.page import write_page
+from openwork.study.prepare import corpus_of, measure_held_out, prepare_data
+from openwork.study.record import RunRecord
+from openwork.study.result import StudyResult
+from openwork.study.tokenizer import load_tokenizer, parse_tokenizer, require_tokenizers
+from openwork.study.worker import STOPPED, perform
+
+__all__ = ["run"]
+
+Report = Callable[[dict[str, Any]], None]
+_STOP_SECONDS = 60.0
+_WORKER = "import sys; from openwork.study.worker import main; sys.exit(main(sys.argv[1:]))"
+
+
+def run(config: StudyConfig, *, fresh: bool = False, report: Report = lambda event: None) -> StudyResult:
+    """Trains one model under several plans, dense attention always among them, and says what each saved and cost.
+
+    Every plan starts from the same weights and sees the same batches. What is done is kept in `config.out`: a study
+    that was stopped, by whatever, goes on when it is run again with the same configuration, and ends with the losses
+    of an unbroken one, bit for bit on a CPU. With `config.isolate` each run has a process of its own.
+
+    Args:
+        config: What to train on what.
+        fresh: Remove an earlier study in `config.out` first.
+        report: Told of progress, as dictionaries with an `event`.
+
+    Returns:
+        Figures, verdict, and where record and page are.
+
+    Raises:
+        DataError: There is no text, or too little.
+        AnnotationError: A plan reads facts that nothing gives for this data.
+        StudyError: `config.out` cannot be written, is in use or holds another study; or a run cannot go on.
+        KeyboardInterrupt: Stopped by Ctrl-C, after saving.
+
+    Examples:
+        >>> import openwork as ow
+        >>> from openwork.study import StudyConfig, run, with_contenders
+        >>> config = StudyConfig(data="texts", steps=200, seq_len=2048)                 # doctest: +SKIP
+        >>> result = run(with_contenders(config, [ow.Causal() & ow.Window(before=255)]))  # doctest: +SKIP
+        >>> print(result.verdict)                                                       # doctest: +SKIP
+    """
+    device = resolve_device(config.device)
+    _check_inputs(config)
+    corpus = corpus_of(config)
+    for contender in config.everyone:
+        if contender.plan is not None:
+            for documents in (corpus.training, corpus.held_out):
+                require_annotations(documents, contender.plan.needs)
+    folder = StudyFolder(config.out)
+    folder.create()
+    try:
+        with folder.lock():
+            facts = {"data": corpus.to_dict(), "device": device, "threads": torch.get_num_threads()}
+            facts["environment"] = environment(device)
+            began = not folder.study.exists() or fresh
+            study = folder.begin(config, facts, fresh=fresh)
+            if not began:
+                report({"event": "resume", "out": str(config.out)})
+            try:
+                data = prepare_data(config, corpus, folder, report)
+            except errors.DataError:
+                if began:
+                    folder.undo()
+                raise
+            config = replace(config, device=resolve_device(study["device"]))
+            places = folder.places(config)
+            records = []
+            for number, place in enumerate(places):
+                report(
+                    {
+                        "event": "run",
+                        "number": number,
+                        "total": len(places),
+                        "name": place.contender.name,
+                        "seed": place.seed,
+                    }
+                )
+                records.append(_one_run(config, folder, place, number, data, study["threads"], report))
+            result = StudyResult(
+                config=config,
+                records=tuple(records),
+                held_out=measure_held_out(data, config),
+                training_bytes_per_token=data.training.num_bytes / len(data.training.ids),
+                data=study["data"],
+                environment=study["environment"],
+                vocab_size=data.tokenizer.vocab_size,
+            )
+            write_json(folder.record, result.to_dict())
+            write_page(folder.page, result)
+            return result
+    except StudyError:
+        if folder.made and not folder.study.exists():
+            folder.undo()
+        raise
+
+
+def _check_inputs(config: StudyConfig) -> None:
+    """Whatever can be refused before anything is written."""
+    shape = MODEL_SHAPES[config.model]
+    kind, _ = parse_tokenizer(config.tokenizer)
+    if kind == "bpe":
+        require_tokenizers()
+    elif kind == "file":
+        load_tokenizer(Path(config.tokenizer))
+    for contender in config.contenders:
+        if contender.mask is not None:
+            read_mask(contender.mask, config.seq_len, shape.q_heads)
+
+
+def _one_run(
+    config: StudyConfig,
+    folder: StudyFolder,
+    place: RunPlace,
+    number: int,
+    data: Any,
+    threads: int,
+    report: Report,
+) -> RunRecord:
+    known = read_json(place.record)
+    if known is not None:
+        return RunRecord.from_dict(known)
+    if config.isolate:
+        _run_in_process(folder, place, number, report)
+        return RunRecord.from_dict(read_json(place.record))
+    place.directory.mkdir(parents=True, exist_ok=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return perform(config, place, data, report=report)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run_in_process(folder: StudyFolder, place: RunPlace, number: int, report: Report) -> None:
+    command = [sys.executable, "-c", _WORKER, str(folder.path.absolute()), str(number)]
+    # a session of its own: Ctrl-C reaches this process, which asks the worker to save and stop
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        failure = _follow(process, report)
+    except BaseException:
+        _stop(process, report)
+        raise
+    code = process.wait()
+    if failure is not None:
+        raise failure
+    if code == STOPPED:
+        raise KeyboardInterrupt
+    if code != 0:
+        raise StudyError(_ended(place, code))
+
+
+def _follow(process: subprocess.Popen[str], report: Report) -> OpenworkError | None:
+    failure: OpenworkError | None = None
+    for event in _events(process):
+        if event["event"] == "error":
+            failure = getattr(errors, event["kind"], StudyError)(event["message"])
+        else:
+            report(event)
+    return failure
+
+
+def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            if line.startswith("{"):
+                yield json.loads(line)
+
+
+def _stop(process: subprocess.Popen[str], report: Report) -> None:
+    """Asks a worker to save and stop, and ends it where it does not; a second Ctrl-C ends it at once."""
+    try:
+        if process.poll() is None:
+            report({"event": "stopping"})
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=_STOP_SECONDS)
+    except BaseException:
+        process.kill()
+        process.wait()
+    finally:
+        if process.stdout is not None:
+            with contextlib.suppress(OSError):
+                process.stdout.close()
+
+
+def _ended(place: RunPlace, code: int) -> str:
+    name = f"the process of plan {place.contender.name!r} (seed {place.seed})"
+    if code == -signal.SIGKILL:
+        return (
+            f"{name} was killed, most likely for lack of memory: lower --batch-size or --seq-len. The same command "
+            "goes on from its last checkpoint."
+        )
+    return f"{name} ended with code {code} before its run was done; its last words are above."

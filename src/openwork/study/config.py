@@ -1,0 +1,302 @@
+"""What a study is told: one typed, checked value, and how two of them differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from openwork.errors import DataError, PlanError, StudyError
+from openwork.patterns import And, Causal, Pattern, parse_pattern
+from openwork.plan import Plan
+
+__all__ = ["DENSE", "MODEL_SHAPES", "Contender", "ModelShape", "StudyConfig", "contender_from_text", "read_plan"]
+
+DENSE = "dense"
+"""Name of the baseline that is part of every study."""
+
+_NAMED = re.compile(r"(\w[\w +.-]*):\s+(.+)", re.DOTALL)
+"""A name before a pattern text; the space after the colon tells it from an import path."""
+
+CONTROL = "control"
+"""Name of the plan that must lose, where the study can tell plans apart at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """The shape of the model that every plan trains, apart from its vocabulary."""
+
+    dim: int
+    """Channels of the residual stream."""
+    num_layers: int
+    """Number of blocks."""
+    q_heads: int
+    """Number of query heads."""
+    kv_heads: int
+    """Number of key and value heads; a divisor of `q_heads`."""
+    mlp_dim: int
+    """Hidden channels of the feed-forward."""
+
+
+MODEL_SHAPES: Mapping[str, ModelShape] = {
+    "tiny": ModelShape(dim=64, num_layers=2, q_heads=2, kv_heads=1, mlp_dim=160),
+    "small": ModelShape(dim=128, num_layers=4, q_heads=2, kv_heads=1, mlp_dim=352),
+    "base": ModelShape(dim=384, num_layers=8, q_heads=6, kv_heads=2, mlp_dim=1024),
+}
+"""Shapes by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One plan of a study: a `Plan`, or a fixed mask from a file."""
+
+    name: str
+    """What tables and files call it; unique in a study."""
+    plan: Plan | None = None
+    """What every layer uses; `None` where `mask` says it."""
+    mask: Path | None = None
+    """A boolean mask [seq_len, seq_len], or with heads before it, in a `.npy` or `.pt` file; True = attend."""
+
+    def __post_init__(self) -> None:
+        if not self.name or (self.plan is None) == (self.mask is None):
+            raise PlanError(f"a contender has a name and either a plan or a mask file; got {self.name!r}.")
+
+    @property
+    def plan_of_layers(self) -> Plan | None:
+        """The plan as the model uses it: a plan only removes pairs, so what is not causal is made so."""
+        return None if self.plan is None else self.plan.map(_causal)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contender as JSON values."""
+        if self.plan is not None:
+            return {"name": self.name, "plan": json.loads(self.plan.to_json())}
+        assert self.mask is not None
+        return {"name": self.name, "mask": str(self.mask), "mask_sha256": _file_digest(self.mask)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Contender:
+        """The contender that `to_dict` wrote."""
+        if "plan" in content:
+            return cls(name=content["name"], plan=Plan.from_json(json.dumps(content["plan"])))
+        return cls(name=content["name"], mask=Path(content["mask"]))
+
+
+def contender_from_text(text: str) -> Contender:
+    """A contender for one pattern text, for all layers; `name: pattern` gives it a name of its own."""
+    named = _NAMED.fullmatch(text.strip())
+    name, rest = named.groups() if named else (text.strip(), text.strip())
+    return Contender(name=name, plan=Plan(default=parse_pattern(rest)))
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file that `Plan.to_json` wrote.
+
+    Raises:
+        DataError: The file cannot be read.
+        PlanError: It holds no plan.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise DataError(f"--plan {path} cannot be read: {reason}.") from None
+    try:
+        return Plan.from_json(text)
+    except PlanError as error:
+        raise PlanError(f"--plan {path}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """Everything that decides what a study does; two equal ones give the same losses, bit for bit.
+
+    The dense baseline is always part of it and is not named here.
+    """
+
+    data: Path
+    """Directory (or one file) of text to train and judge on."""
+    out: Path = Path("openwork-study")
+    """Directory for checkpoints, record and report."""
+    contenders: tuple[Contender, ...] = ()
+    """The plans to compare with dense attention."""
+    dense_steps: int = 0
+    """Optimizer steps at the start of each run that use dense attention, in steps."""
+    seq_len: int = 1024
+    """Tokens of each training sequence."""
+    batch_size: int = 4
+    """Sequences in each optimizer step."""
+    lr: float = 2e-3
+    """Highest learning rate of AdamW."""
+    tokenizer: str = "bpe"
+    """`bytes`, `bpe`, `bpe:VOCABULARY` trained on the data, or the path of a `tokenizer.json`."""
+    steps: int | None = None
+    """Optimizer steps of each run; the rate falls along a cosine over them. 300 where `seconds` is not given either."""
+    seconds: float | None = None
+    """Training seconds of each run; with `steps` too, whichever ends first."""
+    seed: int = 0
+    """Seed of the model's first weights and of the order of the data."""
+    seeds: int = 1
+    """Number of seeds, counted up from `seed`; each plan is trained once with each."""
+    control: bool = False
+    """Whether `Causal() & Window(before=31)` is trained too: only where it loses can quality be told apart."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `mps`."""
+    dtype: str = "float32"
+    """`float32` or `bfloat16` (autocast; parameters stay float32)."""
+    model: str = "small"
+    """Shape of the model, one of `MODEL_SHAPES`."""
+    warmup_steps: int = 20
+    """Optimizer steps in which the rate rises to `lr`."""
+    weight_decay: float = 0.1
+    """AdamW's decay of matrices; vectors are not decayed."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    eval_tokens: int = 262_144
+    """Most held-out tokens that quality is measured on, in tokens."""
+    eval_every: int = 0
+    """Optimizer steps between measurements of held-out quality during training; 0 for only at the end."""
+    include: tuple[str, ...] = ()
+    """Names of files to read, with `*` and `?`; all text files where empty."""
+    exclude: tuple[str, ...] = ()
+    """Names of files or directories to leave out, with `*` and `?`."""
+    max_bytes: int = 1 << 28
+    """Most bytes of text to read, in bytes; files beyond it are left out, and the report says so."""
+    checkpoint_seconds: float = 10.0
+    """Seconds of training between checkpoints."""
+    isolate: bool = True
+    """Whether each run has a process of its own, so that its peak memory is its own."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", Path(self.data))
+        object.__setattr__(self, "out", Path(self.out))
+        if self.steps is None and self.seconds is None:
+            object.__setattr__(self, "steps", 300)
+        for name, low in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= low:
+                raise StudyError(f"{option(name)} must be {low} or more; got {value}.")
+        for name in ("lr", "clip_norm", "seconds"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise StudyError(f"{option(name)} must be more than 0 and finite; got {value}.")
+        for name, allowed in _ONE_OF.items():
+            if getattr(self, name) not in allowed:
+                raise StudyError(f"{option(name)} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
+        names = [contender.name for contender in self.contenders]
+        taken = {DENSE, *([CONTROL] if self.control else [])}
+        for position, name in enumerate(names):
+            if name in taken:
+                what = "the baseline, which is always part of a study" if name in (DENSE, CONTROL) else "given twice"
+                raise StudyError(f"plan {name!r} (number {position + 1}) is {what}; leave it out or name it otherwise.")
+            taken.add(name)
+        shape = MODEL_SHAPES[self.model]
+        for contender in self.contenders:
+            if contender.plan is not None:
+                contender.plan.check(shape.num_layers, shape.q_heads)
+
+    @property
+    def everyone(self) -> tuple[Contender, ...]:
+        """All plans to train: the dense baseline first, the control last where it is wanted."""
+        dense = Contender(name=DENSE, plan=Plan(default=Causal()))
+        pattern = parse_pattern("Causal() & Window(before=31)")
+        control = (Contender(name=CONTROL, plan=Plan(default=pattern)),) if self.control else ()
+        return (dense, *self.contenders, *control)
+
+    def num_eval_sequences(self, available: int) -> int:
+        """Held-out sequences that quality is measured on, of those that there are."""
+        return min(available, max(1, self.eval_tokens // self.seq_len))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON values; paths are absolute, so that it means the same from anywhere."""
+        content = {f.name: getattr(self, f.name) for f in fields(self)}
+        content["data"], content["out"] = str(self.data.absolute()), str(self.out.absolute())
+        content["contenders"] = [contender.to_dict() for contender in self.contenders]
+        content["include"], content["exclude"] = list(self.include), list(self.exclude)
+        if (path := Path(self.tokenizer)).suffix == ".json":
+            content["tokenizer"] = str(path.absolute())
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> StudyConfig:
+        """The configuration that `to_dict` wrote."""
+        values = dict(content)
+        values["contenders"] = tuple(map(Contender.from_dict, content["contenders"]))
+        values["include"], values["exclude"] = tuple(content["include"]), tuple(content["exclude"])
+        return cls(**values)
+
+
+_AT_LEAST = {
+    "dense_steps": 0,
+    "seq_len": 2,
+    "batch_size": 1,
+    "steps": 1,
+    "seeds": 1,
+    "seed": 0,
+    "warmup_steps": 0,
+    "weight_decay": 0,
+    "eval_tokens": 1,
+    "eval_every": 0,
+    "max_bytes": 1,
+    "checkpoint_seconds": 0,
+}
+_ONE_OF = {
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "dtype": ("float32", "bfloat16"),
+    "model": tuple(MODEL_SHAPES),
+}
+_FREE = {"checkpoint_seconds", "isolate", "out"}
+"""Fields that change nothing in the losses, so that a resumed study may change them."""
+
+
+def option(name: str) -> str:
+    """The command-line option of a field, as messages name it."""
+    return {"contenders": "--pattern, --plan or --mask"}.get(name, "--" + name.replace("_", "-"))
+
+
+def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises a `StudyError` that names the options in which two `StudyConfig.to_dict()` differ, if they do."""
+    changed = [name for name in new if name not in _FREE and old.get(name) != new[name]]
+    if not changed:
+        return
+    details = []
+    for name in changed:
+        before, after = (
+            ", ".join(plan["name"] for plan in side[name]) if name == "contenders" and name in side else side.get(name)
+            for side in (old, new)
+        )
+        if before == after:
+            details.append(f"{option(name)} (another plan or mask under the same name)")
+        else:
+            details.append(f"{option(name)} (was {before}, now {after})")
+    raise StudyError(
+        f"{new['out']} holds a study with other options: {'; '.join(details)}. Repeat it as it was, start anew with "
+        "--fresh, or name another --out."
+    )
+
+
+def with_contenders(config: StudyConfig, patterns: Sequence[str | Pattern | Plan]) -> StudyConfig:
+    """The configuration with these plans added, each named by its text."""
+    added = []
+    for given in patterns:
+        if isinstance(given, str):
+            added.append(contender_from_text(given))
+        else:
+            plan = Plan.of(given)
+            added.append(Contender(name=repr(given), plan=plan))
+    return replace(config, contenders=(*config.contenders, *added))
+
+
+def _causal(pattern: Pattern) -> Pattern:
+    parts = pattern.patterns if isinstance(pattern, And) else (pattern,)
+    return pattern if any(isinstance(part, Causal) for part in parts) else Causal() & pattern
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise StudyError(f"cannot read the mask {path}: {error.strerror or error}.") from None

@@ -1,0 +1,92 @@
+"""From the user's files to tokens on disk, and what is known of them before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from openwork.errors import DataError
+from openwork.measure import gzip_bits_per_byte
+from openwork.runs import write_file
+from openwork.study.config import StudyConfig
+from openwork.study.corpus import Corpus, read_corpus, read_text
+from openwork.study.folder import StudyFolder
+from openwork.study.record import HeldOut
+from openwork.study.tokenizer import TextTokenizer, load_tokenizer, parse_tokenizer, train_bpe
+from openwork.study.tokens import TokenStream, load_stream, require_length, tokenize
+from openwork.study.trainer import StudyData
+
+__all__ = ["load_data", "measure_held_out", "prepare_data"]
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def prepare_data(config: StudyConfig, corpus: Corpus, folder: StudyFolder, report: Report) -> StudyData:
+    """Trains the tokenizer where that is asked for, and writes all tokens; what is there already is kept.
+
+    Raises:
+        DataError: The text is shorter than one sequence, or the tokenizer cannot be read.
+    """
+    kind, vocabulary = parse_tokenizer(config.tokenizer)
+    if kind == "bpe" and not folder.tokenizer.exists():
+        report({"event": "prepare", "what": "training the tokenizer", "done": 0, "total": 0})
+        write_file(folder.tokenizer, train_bpe(corpus.texts(corpus.training), vocabulary))
+    tokenizer = _tokenizer(config, folder)
+    for part, words in (("training", "training text"), ("held_out", "held-out text")):
+
+        def progress(done: int, total: int, words: str = words) -> None:
+            report({"event": "prepare", "what": f"tokens of the {words}", "done": done, "total": total})
+
+        tokenize(corpus, part, tokenizer, folder.tokens, progress)
+    data = _load(corpus, tokenizer, folder)
+    for stream, name in ((data.training, "training"), (data.held_out, "held-out")):
+        require_length(stream, config.seq_len, name)
+    return data
+
+
+def load_data(config: StudyConfig, folder: StudyFolder) -> StudyData:
+    """What `prepare_data` made, read back."""
+    corpus = corpus_of(config)
+    return _load(corpus, _tokenizer(config, folder), folder)
+
+
+def corpus_of(config: StudyConfig) -> Corpus:
+    """The files that the study reads."""
+    return read_corpus(config.data, include=config.include, exclude=config.exclude, max_bytes=config.max_bytes)
+
+
+def _tokenizer(config: StudyConfig, folder: StudyFolder) -> TextTokenizer:
+    kind, _ = parse_tokenizer(config.tokenizer)
+    return load_tokenizer({"bytes": None, "bpe": folder.tokenizer, "file": Path(config.tokenizer)}[kind])
+
+
+def _load(corpus: Corpus, tokenizer: TextTokenizer, folder: StudyFolder) -> StudyData:
+    training, held_out = (load_stream(corpus, part, tokenizer, folder.tokens) for part in ("training", "held_out"))
+    return StudyData(corpus, tokenizer, training, held_out)
+
+
+def measure_held_out(data: StudyData, config: StudyConfig) -> HeldOut:
+    """Tokens and bytes of the held-out text that quality is measured on, and what gzip makes of it."""
+    stream = data.held_out
+    num_tokens = config.num_eval_sequences(stream.num_sequences(config.seq_len)) * config.seq_len
+    # token 0 is a separator and is given; the others, up to and with number `num_tokens`, are predicted
+    chunks = _bytes_of(data, stream, num_tokens + 1)
+    num_bytes = sum(map(len, chunks))
+    if num_bytes < 1:
+        raise DataError("the held-out text that quality would be measured on has no byte; give more text.")
+    return HeldOut(num_tokens=num_tokens, num_bytes=num_bytes, gzip_bits_per_byte=gzip_bits_per_byte(chunks))
+
+
+def _bytes_of(data: StudyData, stream: TokenStream, stop: int) -> list[bytes]:
+    chunks = []
+    for number, _, high in stream.pieces(0, stop):
+        text = read_text(data.corpus.root, stream.documents[number])
+        ends = [*(int(first) for first in stream.firsts[1:]), len(stream.ids)]
+        num_tokens = ends[number] - int(stream.firsts[number]) - 1
+        if high < num_tokens:
+            # a document that is cut: its bytes up to the end of the last token's characters
+            offsets = data.tokenizer.offsets(text)
+            text = text[: int(offsets[:high, 1].max(initial=0))]
+        chunks.append(text.encode("utf-8"))
+    return chunks

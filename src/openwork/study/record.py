@@ -1,0 +1,117 @@
+"""What a run leaves behind: its raw samples and the figures that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from openwork.measure import bits_per_byte, perplexity
+from openwork.study.state import RunState
+
+__all__ = ["HeldOut", "RunRecord"]
+
+_LAST_SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The held-out text that quality is measured on: the same for every plan."""
+
+    num_tokens: int
+    """Tokens that are predicted, in tokens."""
+    num_bytes: int
+    """UTF-8 bytes that they stand for, in bytes."""
+    gzip_bits_per_byte: float
+    """What `gzip -9` needs for those bytes, in bits per byte."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run, done."""
+
+    name: str
+    """The plan's name."""
+    seed: int
+    """Decided first weights and order of data."""
+    tokens_per_step: int
+    """Training tokens of each step, in tokens."""
+    spent_s: float
+    """Training time, in seconds."""
+    sessions: int
+    """1, and one more for each time it was resumed."""
+    peak_bytes: int
+    """Most memory, in bytes; 0 where the system does not tell."""
+    start_bytes: int
+    """Memory before the model was made, in bytes."""
+    nats: float
+    """Negative log-likelihood of all held-out tokens, in nats."""
+    losses: tuple[float, ...]
+    """Training loss of each step, in nats per token."""
+    step_ms: tuple[float, ...]
+    """Time of each step, in milliseconds."""
+    layout_ms: tuple[float, ...]
+    """Of that, compiling layouts, in milliseconds."""
+    data_ms: tuple[float, ...]
+    """Time to read and annotate before each step, in milliseconds."""
+    density: tuple[float, ...]
+    """Allowed pairs over all pairs at each step."""
+    block_density: tuple[float, ...]
+    """Executed pairs over all pairs at each step."""
+    held_out_curve: tuple[tuple[int, float, float], ...]
+    """Held-out quality on the way: step, training seconds, bits per byte."""
+
+    @classmethod
+    def of(cls, name: str, seed: int, state: RunState, *, tokens_per_step: int, held_out: HeldOut) -> RunRecord:
+        """The record of a run that is at its end."""
+        return cls(
+            name=name,
+            seed=seed,
+            tokens_per_step=tokens_per_step,
+            spent_s=state.spent_s,
+            sessions=state.sessions,
+            peak_bytes=state.peak_bytes,
+            start_bytes=state.start_bytes,
+            nats=state.evaluated[-1][2],
+            losses=tuple(state.losses),
+            step_ms=tuple(state.step_ms),
+            layout_ms=tuple(state.layout_ms),
+            data_ms=tuple(state.data_ms),
+            density=tuple(state.density),
+            block_density=tuple(state.block_density),
+            held_out_curve=tuple(
+                (step, spent_s, bits_per_byte(nats, held_out.num_bytes)) for step, spent_s, nats in state.evaluated
+            ),
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps done."""
+        return len(self.losses)
+
+    @property
+    def last_training_loss(self) -> float:
+        """Mean training loss of the last tenth of the steps, in nats per token."""
+        last = self.losses[-max(1, round(self.steps * _LAST_SHARE)) :]
+        return sum(last) / len(last)
+
+    def bits_per_byte(self, held_out: HeldOut) -> float:
+        """Quality on the held-out text."""
+        return bits_per_byte(self.nats, held_out.num_bytes)
+
+    def perplexity(self, held_out: HeldOut) -> float:
+        """Perplexity of a held-out token."""
+        return perplexity(self.nats, held_out.num_tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> RunRecord:
+        """The record that `to_dict` wrote."""
+        values = {f.name: content[f.name] for f in fields(cls)}
+        for name, value in values.items():
+            if isinstance(value, list):
+                values[name] = tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)
+        return cls(**values)

@@ -1,0 +1,298 @@
+"""One run: one plan, one seed, from the first step or from its last checkpoint to its held-out quality."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openwork.errors import AnnotationWarning, StudyError
+from openwork.layout import BlockLayout
+from openwork.measure import PeakMemory
+from openwork.nn import Decoder, DecoderConfig, set_plan
+from openwork.patterns import Causal
+from openwork.plan import Plan
+from openwork.study.batches import Batch, Batches
+from openwork.study.config import DENSE, MODEL_SHAPES, Contender, StudyConfig
+from openwork.study.corpus import Corpus
+from openwork.study.masks import read_mask
+from openwork.study.notes import SequenceNotes
+from openwork.study.schedule import rate_share
+from openwork.study.state import RunState, load_checkpoint, save_checkpoint
+from openwork.study.tokenizer import TextTokenizer
+from openwork.study.tokens import TokenStream
+
+__all__ = ["Interrupted", "StudyData", "Trainer"]
+
+_BETAS = (0.9, 0.95)
+_REPORT_SECONDS = 0.2
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes what happened, as JSON values."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop and has saved its state."""
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """What every run of a study reads."""
+
+    corpus: Corpus
+    tokenizer: TextTokenizer
+    training: TokenStream
+    held_out: TokenStream
+
+
+class Trainer:
+    """Trains one plan from one seed and measures it.
+
+    Args:
+        config: The study; its `device` is resolved.
+        contender: The plan.
+        seed: Decides first weights and order of data.
+        data: Tokens and texts.
+        directory: Where checkpoints go.
+        report: Told of every few steps.
+        stop: Asked after each step; where it says yes the state is saved and `Interrupted` raised.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        contender: Contender,
+        seed: int,
+        data: StudyData,
+        directory: Path,
+        *,
+        report: Report = lambda event: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.config, self.contender, self.seed, self.data = config, contender, seed, data
+        self._checkpoint = directory / "checkpoint.pt"
+        self._report, self._stop = report, stop
+        self._device = torch.device(config.device)
+        self._last_save = self._last_report = -math.inf
+        self.state = RunState()
+
+    def run(self) -> RunState:
+        """Trains to the end and measures held-out quality; goes on from the last checkpoint where there is one.
+
+        Raises:
+            StudyError: The loss is no longer finite, memory is short, or a checkpoint cannot be written.
+            Interrupted: `stop` said so.
+        """
+        loaded = load_checkpoint(self._checkpoint)
+        devices = [self._device] if self._device.type == "cuda" else []
+        with self._explained(), PeakMemory(self._device.type) as memory, torch.random.fork_rng(devices):
+            torch.manual_seed(self.seed)
+            self._build()
+            if loaded is not None:
+                self._restore(*loaded)
+            self.state.sessions += 1
+            self._memory = memory
+            self._last_save = time.monotonic()
+            try:
+                self._train()
+            except Interrupted:
+                self._save()
+                raise
+        return self.state
+
+    def _build(self) -> None:
+        config = self.config
+        shape = MODEL_SHAPES[config.model]
+        self.model = Decoder(
+            DecoderConfig(
+                vocab_size=self.data.tokenizer.vocab_size,
+                dim=shape.dim,
+                num_layers=shape.num_layers,
+                q_heads=shape.q_heads,
+                kv_heads=shape.kv_heads,
+                mlp_dim=shape.mlp_dim,
+            )
+        ).to(self._device)
+        matrices = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
+        vectors = [parameter for parameter in self.model.parameters() if parameter.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=_BETAS)
+        plan = self.contender.plan_of_layers
+        needs = plan.needs if plan is not None else {}
+        root, tokenizer = self.data.corpus.root, self.data.tokenizer
+
+        def batches(stream: TokenStream) -> Batches:
+            notes = SequenceNotes(stream, root, tokenizer, needs) if needs else None
+            return Batches(stream, seq_len=config.seq_len, batch_size=config.batch_size, seed=self.seed, notes=notes)
+
+        self._training, self._held_out = batches(self.data.training), batches(self.data.held_out)
+        mask = self.contender.mask
+        self._mask = None if mask is None else read_mask(mask, config.seq_len, shape.q_heads)
+        self._phase: str | None = None
+
+    def _restore(self, state: RunState, content: dict[str, Any]) -> None:
+        self.state = state
+        self.model.load_state_dict(content["model"])
+        self._optimizer.load_state_dict(content["optimizer"])
+        torch.set_rng_state(content["rng"])
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(content["cuda_rng"], self._device)
+
+    def _save(self) -> None:
+        peak = self._memory.read()
+        self.state.peak_bytes = max(self.state.peak_bytes, peak or 0)
+        start = self._memory.start_bytes
+        self.state.start_bytes = min(self.state.start_bytes or start, start)
+        tensors: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+        if self._device.type == "cuda":
+            tensors["cuda_rng"] = torch.cuda.get_rng_state(self._device)
+        save_checkpoint(self._checkpoint, self.state, tensors)
+        self._last_save = time.monotonic()
+
+    def _pause(self) -> None:
+        """Between two pieces of work: stops where asked to, saves where it is time."""
+        if self._stop():
+            raise Interrupted
+        if time.monotonic() - self._last_save >= self.config.checkpoint_seconds:
+            self._save()
+
+    @property
+    def _done(self) -> bool:
+        config, state = self.config, self.state
+        out_of_steps = config.steps is not None and state.step >= config.steps
+        return out_of_steps or (config.seconds is not None and state.spent_s >= config.seconds)
+
+    def _train(self) -> None:
+        state, every = self.state, self.config.eval_every
+        while True:
+            done = self._done
+            due = state.step > 0 and (done or (every > 0 and state.step % every == 0))
+            if due and not (state.evaluated and state.evaluated[-1][0] == state.step):
+                self._evaluate()
+            if done:
+                break
+            self._step()
+            self._tell("step", loss=state.losses[-1])
+            self._pause()
+        self._save()
+
+    def _use(self, phase: str) -> None:
+        """Dense attention by torch's fastest path, or the contender's plan by whatever runs it."""
+        if phase == self._phase:
+            return
+        self._phase = phase
+        plan = self.contender.plan_of_layers
+        if phase == DENSE or plan is None:
+            plan = Plan(default=Causal())
+        set_plan(self.model, plan)
+        self.model.set_backend("sdpa" if phase == DENSE else "auto")
+
+    def _layouts(self, batch: Batch) -> list[BlockLayout]:
+        if self._phase != DENSE and self._mask is not None:
+            return [self._mask] * len(self.model.layers)
+        facts = batch.annotations if self._phase != DENSE else None
+        with warnings.catch_warnings():
+            # whether the data has a fact at all was asked before; one window of it may well have none
+            warnings.simplefilter("ignore", AnnotationWarning)
+            return self.model.prepare(self.config.seq_len, annotations=facts)
+
+    @property
+    def _phase_now(self) -> str:
+        dense = self.contender.name == DENSE or self.state.step < self.config.dense_steps
+        return DENSE if dense else "plan"
+
+    def _step(self) -> None:
+        config, state = self.config, self.state
+        started = time.perf_counter()
+        batch = self._training.training(state.step)
+        began = time.perf_counter()
+        self._use(self._phase_now)
+        layouts = self._layouts(batch)
+        compiled = time.perf_counter()
+        share = rate_share(state.step, warmup_steps=config.warmup_steps, steps=config.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = config.lr * share
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(batch, layouts).mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        value = float(loss.detach())
+        for what, number in (("loss", value), ("gradient norm", float(norm))):
+            if not math.isfinite(number):
+                raise StudyError(
+                    f"the {what} became {number} at step {state.step} of plan {self.contender.name!r} (seed "
+                    f"{self.seed}). Start anew with --fresh and a lower --lr (now {config.lr:g}) or a longer warm-up."
+                )
+        self._optimizer.step()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        ended = time.perf_counter()
+        state.step += 1
+        state.spent_s += ended - started
+        state.losses.append(value)
+        state.data_ms.append(1e3 * (began - started))
+        state.layout_ms.append(1e3 * (compiled - began))
+        state.step_ms.append(1e3 * (ended - began))
+        state.density.append(sum(layout.density for layout in layouts) / len(layouts))
+        state.block_density.append(sum(layout.block_density for layout in layouts) / len(layouts))
+
+    def _loss(self, batch: Batch, layouts: list[BlockLayout]) -> Tensor:
+        tokens = torch.from_numpy(batch.tokens).to(self._device)
+        targets = torch.from_numpy(batch.targets).to(self._device)
+        with self._autocast():
+            return self.model.token_losses(tokens, targets, layouts)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        state = self.state
+        if state.evaluating[0] == 0:
+            # a checkpoint here keeps the training that led up to an evaluation, which may be long
+            self._save()
+        self._use(self._phase_now)
+        first, nats = state.evaluating
+        total = self.config.num_eval_sequences(self.data.held_out.num_sequences(self.config.seq_len))
+        while first < total:
+            numbers = list(range(first, min(first + self.config.batch_size, total)))
+            batch = self._held_out.sequences(numbers)
+            nats += float(self._loss(batch, self._layouts(batch)).double().sum())
+            first += len(numbers)
+            state.evaluating = first, nats
+            self._tell("evaluate", done=first, total=total)
+            self._pause()
+        state.evaluating = 0, 0.0
+        state.evaluated.append((state.step, state.spent_s, nats))
+
+    def _tell(self, kind: str, **facts: Any) -> None:
+        now = time.monotonic()
+        if now - self._last_report >= _REPORT_SECONDS or self._done:
+            self._last_report = now
+            self._report({"event": kind, "step": self.state.step, "spent_s": self.state.spent_s, **facts})
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns a lack of memory into one line that says what to do."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            text = str(error).lower()
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in text:
+                raise
+            raise StudyError(
+                f"not enough memory for plan {self.contender.name!r} at --batch-size {self.config.batch_size} and "
+                f"--seq-len {self.config.seq_len}; lower one of them."
+            ) from None

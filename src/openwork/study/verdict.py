@@ -1,0 +1,118 @@
+"""What a study says in words: saved, cost, paid - and what so short a study cannot say."""
+
+from __future__ import annotations
+
+from openwork.study.config import CONTROL, DENSE
+from openwork.study.result import Row, StudyResult
+
+__all__ = ["can_tell_quality", "verdict"]
+
+_CONTROL_MARGIN = 0.02
+"""By how much the control must be worse than dense attention before quality counts."""
+_SAME_SPEED = 0.03
+"""Speeds closer than this are called equal."""
+
+
+def verdict(result: StudyResult) -> list[str]:
+    """The verdict, a sentence or two for each plan, what matters most first."""
+    rows = {row.name: row for row in result.rows}
+    dense = rows[DENSE]
+    counted, reason = can_tell_quality(result)
+    sentences = [_plan(rows[name], dense, result, counted) for name in rows if name not in (DENSE, CONTROL)]
+    sentences.append(
+        f"Dense attention ({dense.backend}) is the baseline: {_quality(dense)} after {dense.steps:.0f} steps, "
+        f"{dense.tokens_per_s:,.0f} tokens/s."
+    )
+    gzip = result.held_out.gzip_bits_per_byte
+    if not counted:
+        sentences.append(f"Quality is not distinguishable at this budget: {reason}.")
+    worse = [row for row in rows.values() if row.bits_per_byte >= gzip]
+    if worse:
+        names = "no plan" if len(worse) == len(rows) else f"not every plan ({', '.join(row.name for row in worse)})"
+        sentences.append(
+            f"gzip -9 needs {gzip:.3f} bits per byte for the same text, and {names} is below it yet: train longer "
+            "before judging quality."
+            if len(worse) == len(rows)
+            else f"gzip -9 needs {gzip:.3f} bits per byte for the same text; {names} is below it yet."
+        )
+    else:
+        sentences.append(f"gzip -9 needs {gzip:.3f} bits per byte for the same text; every plan is below it.")
+    return sentences
+
+
+def can_tell_quality(result: StudyResult) -> tuple[bool, str]:
+    """Whether differences in quality count here, and if not, why.
+
+    They count only where a plan that must lose, the control, is worse than dense attention by more than 2 % and by
+    more than the spread of the seeds.
+    """
+    rows = {row.name: row for row in result.rows}
+    if CONTROL not in rows:
+        return False, "no control that must lose was trained (--control)"
+    if result.config.seeds < 2:
+        return False, "one seed does not show how far seeds differ (--seeds)"
+    dense, control = rows[DENSE], rows[CONTROL]
+    loss = control.bits_per_byte / dense.bits_per_byte - 1
+    if loss <= _CONTROL_MARGIN:
+        return False, f"the control, which must lose, is only {100 * loss:.1f} % worse than dense (2 % are needed)"
+    noise = seed_spread(dense, control)
+    if control.bits_per_byte - dense.bits_per_byte <= noise:
+        return False, f"the control loses by no more than the seeds differ ({noise:.3f} bits per byte)"
+    return True, ""
+
+
+def seed_spread(*rows: Row) -> float:
+    """The widest range of bits per byte that seeds alone make."""
+    return max(max(row.bits_per_byte_seeds) - min(row.bits_per_byte_seeds) for row in rows)
+
+
+def _quality(row: Row) -> str:
+    return f"{row.bits_per_byte:.3f} bits per byte"
+
+
+def _plan(row: Row, dense: Row, result: StudyResult, counted: bool) -> str:
+    saved = _saved(row, dense)
+    cost, paid = _cost(row, dense, result, counted)
+    return f"{row.name}: {saved} {cost} {paid}"
+
+
+def _saved(row: Row, dense: Row) -> str:
+    times = ""
+    if row.step_ms and dense.step_ms:
+        times = f" ({row.step_ms.median / 1e3:.2f} s against {dense.step_ms.median / 1e3:.2f} s)"
+    if abs(row.speedup - 1) <= _SAME_SPEED:
+        speed = f"steps take as long as dense{times}"
+    elif row.speedup > 1:
+        speed = f"steps are {row.speedup:.2f}x as fast as dense{times}"
+    else:
+        speed = f"steps are slower than dense, {row.speedup:.2f}x{times}"
+    ideal = (
+        f"its {100 * row.causal_density:.1f} % of the pairs would allow {row.step_ideal:.2f}x for the whole step and "
+        f"{row.attention_ideal:.1f}x for attention alone"
+    )
+    memory = ""
+    if row.peak_bytes and dense.peak_bytes:
+        change = row.peak_bytes / dense.peak_bytes - 1
+        memory = ", memory is the same" if abs(change) <= _SAME_SPEED else f", memory is {100 * change:+.0f} %"
+    return f"{speed}; {ideal}{memory}."
+
+
+def _cost(row: Row, dense: Row, result: StudyResult, counted: bool) -> tuple[str, str]:
+    change = row.bits_per_byte / dense.bits_per_byte - 1
+    direction = "better" if change < 0 else "worse"
+    equal = "the same seconds" if result.config.seconds is not None and dense.steps != row.steps else "the same steps"
+    figure = f"{_quality(row)} against {_quality(dense)} after {equal}"
+    faster = row.speedup > 1 + _SAME_SPEED
+    if not counted:
+        measured = f"It measured {figure}, which this study cannot tell apart."
+        return measured, "It paid in time." if faster else "It did not pay: no time was saved."
+    noise = seed_spread(dense, row)
+    if abs(row.bits_per_byte - dense.bits_per_byte) <= noise:
+        return f"Quality is within the noise of the seeds: {figure}.", (
+            "It paid." if faster else "It did not pay: no time was saved."
+        )
+    quality = f"Quality is {100 * abs(change):.1f} % {direction}: {figure}."
+    if change < 0:
+        return quality, "It paid." if faster else "It paid in quality alone: no time was saved."
+    paid = "It paid in time and cost quality." if faster else "It did not pay: slower or equal, and worse."
+    return quality, paid

@@ -1,0 +1,152 @@
+"""What a study is told: refusals in words, and how two of them differ."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openwork.errors import DataError, OpenworkError, PlanError, StudyError
+from openwork.patterns import Causal, PerHead, Window
+from openwork.plan import Plan
+from openwork.study import Contender, StudyConfig, contender_from_text, read_plan, with_contenders
+from openwork.study.config import refuse_changes
+from openwork.study.recipes import standard_library
+from openwork.study.schedule import rate_share
+
+WINDOW = contender_from_text("window: Causal() & Window(before=7)")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seq_len": 1}, "--seq-len must be 2 or more; got 1"),
+        ({"steps": 0}, "--steps must be 1 or more; got 0"),
+        ({"seconds": 0.0}, "--seconds must be more than 0 and finite; got 0.0"),
+        ({"lr": float("nan")}, "--lr must be more than 0 and finite; got nan"),
+        ({"dense_steps": -1}, "--dense-steps must be 0 or more; got -1"),
+        ({"device": "tpu"}, "--device must be one of auto, cpu, cuda, mps; got 'tpu'"),
+        ({"dtype": "float16"}, "--dtype must be one of float32, bfloat16; got 'float16'"),
+        ({"model": "huge"}, "--model must be one of tiny, small, base; got 'huge'"),
+        ({"contenders": (WINDOW, WINDOW)}, r"plan 'window' \(number 2\) is given twice"),
+        ({"contenders": (replace(WINDOW, name="dense"),)}, "plan 'dense' .* is the baseline, which is always part"),
+        (
+            {"contenders": (Contender(name="x", plan=Plan(default=Causal(), layers={9: Causal()})),)},
+            "names layer 9, but the model has 4 layers",
+        ),
+        (
+            {"contenders": (Contender(name="x", plan=Plan(default=PerHead(Causal()))),)},
+            "default is a PerHead of 1 heads, but the model has 2 query heads",
+        ),
+    ],
+)
+def test_a_wrong_option_is_refused_by_its_name(options: dict, message: str) -> None:
+    with pytest.raises(OpenworkError, match=message):
+        StudyConfig(data="texts", **options)
+
+
+def test_a_contender_is_a_plan_or_a_mask() -> None:
+    for options in ({}, {"plan": Plan(default=Causal()), "mask": Path("m.npy")}):
+        with pytest.raises(PlanError, match="a name and either a plan or a mask file; got 'x'"):
+            Contender(name="x", **options)
+
+
+def test_a_text_may_have_a_name() -> None:
+    assert contender_from_text("Causal()").name == "Causal()"
+    named = contender_from_text("my plan 2: Causal() & Window(before=7)")
+    assert (named.name, named.plan) == ("my plan 2", Plan(default=Causal() & Window(before=7)))
+
+
+def test_a_plan_only_removes_pairs() -> None:
+    wide = contender_from_text("Window(before=3, after=3)").plan_of_layers
+    assert wide is not None and wide.default == Causal() & Window(before=3, after=3)
+    assert WINDOW.plan_of_layers == WINDOW.plan
+
+
+def test_dense_comes_first_and_the_control_last() -> None:
+    config = StudyConfig(data="texts", contenders=(WINDOW,), control=True)
+    assert [contender.name for contender in config.everyone] == ["dense", "window", "control"]
+
+
+def test_a_config_survives_json(tmp_path: Path) -> None:
+    mask = tmp_path / "mask.npy"
+    np.save(mask, np.ones((4, 4), dtype=bool))
+    config = StudyConfig(
+        data=tmp_path,
+        out=tmp_path / "out",
+        contenders=(WINDOW, Contender(name="mask", mask=mask)),
+        include=("*.py",),
+        seconds=5.0,
+    )
+    again = StudyConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    refuse_changes(config.to_dict(), again.to_dict())
+
+
+def test_changed_options_are_refused_by_name(tmp_path: Path) -> None:
+    config = StudyConfig(data=tmp_path, contenders=(WINDOW,))
+    other = replace(config, lr=0.5, seed=3)
+    with pytest.raises(
+        StudyError, match=r"--lr \(was 0.002, now 0.5\); --seed \(was 0, now 3\). Repeat it as it was, "
+    ):
+        refuse_changes(config.to_dict(), other.to_dict())
+    changed = replace(config, contenders=(contender_from_text("window: Causal() & Window(before=8)"),))
+    with pytest.raises(StudyError, match=r"--pattern, --plan or --mask \(another plan or mask under the same name\)"):
+        refuse_changes(config.to_dict(), changed.to_dict())
+    with pytest.raises(StudyError, match=r"--pattern, --plan or --mask \(was window, now \)"):
+        refuse_changes(config.to_dict(), replace(config, contenders=()).to_dict())
+    refuse_changes(config.to_dict(), replace(config, checkpoint_seconds=1.0, isolate=False).to_dict())
+
+
+def test_a_mask_that_was_rewritten_counts_as_changed(tmp_path: Path) -> None:
+    mask = tmp_path / "mask.npy"
+    np.save(mask, np.ones((4, 4), dtype=bool))
+    config = StudyConfig(data=tmp_path, contenders=(Contender(name="mask", mask=mask),))
+    before = config.to_dict()
+    np.save(mask, np.eye(4, dtype=bool))
+    with pytest.raises(StudyError, match="another plan or mask under the same name"):
+        refuse_changes(before, config.to_dict())
+
+
+def test_plan_files_are_read_or_refused(tmp_path: Path) -> None:
+    plan = Plan.by_depth({0.0: Causal() & Window(before=7), 0.5: Causal()})
+    path = tmp_path / "plan.json"
+    path.write_text(plan.to_json())
+    assert read_plan(path) == plan
+    with pytest.raises(DataError, match=r"--plan .*absent.json cannot be read: No such file or directory"):
+        read_plan(tmp_path / "absent.json")
+    path.write_text("{}")
+    with pytest.raises(PlanError, match=r"--plan .*plan.json: a plan is a JSON object"):
+        read_plan(path)
+    path.write_bytes(b"\xff\xfe\0")
+    with pytest.raises(DataError, match="it is not UTF-8 text"):
+        read_plan(path)
+
+
+def test_patterns_join_a_study_by_their_text() -> None:
+    config = with_contenders(StudyConfig(data="texts"), ["Causal() & Window(before=7)", Causal() & Window(before=9)])
+    assert [contender.name for contender in config.contenders] == [
+        "Causal() & Window(before=7)",
+        "Causal() & Window(before=9, after=0)",
+    ]
+
+
+def test_the_demo_is_a_study_of_the_standard_library() -> None:
+    config = standard_library(seconds=5.0)
+    assert [contender.name for contender in config.everyone] == ["dense", "window", "window + definitions"]
+    assert (config.data / "ast.py").is_file()
+
+
+def test_under_a_time_limit_the_rate_knows_no_end() -> None:
+    rates = [rate_share(step, warmup_steps=10, steps=None) for step in range(500)]
+    assert max(rates) == 1.0 and rates[0] == 0.1
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0.3 < rates[-1] < 0.4
+
+
+def test_a_warm_up_longer_than_the_run_ends_with_it() -> None:
+    assert rate_share(4, warmup_steps=100, steps=5) == 1.0
+    assert rate_share(0, warmup_steps=0, steps=5) == 1.0

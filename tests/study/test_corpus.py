@@ -1,0 +1,116 @@
+"""Which files are read, and which are kept back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from openwork.errors import DataError
+from openwork.study.corpus import read_corpus
+
+
+def fill(root: Path, count: int = 30) -> Path:
+    for number in range(count):
+        (root / f"{number:02}.txt").write_text(f"text {number}\n" * (20 + number % 7))
+    return root
+
+
+def test_files_are_split_and_none_is_in_both(tmp_path: Path) -> None:
+    corpus = read_corpus(fill(tmp_path))
+    training, held_out = ({d.path for d in part} for part in (corpus.training, corpus.held_out))
+    assert not training & held_out
+    assert len(training | held_out) == 30
+    share = sum(d.num_bytes for d in corpus.held_out) / sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert 0.1 <= share <= 0.2
+
+
+def test_the_split_follows_from_the_texts_alone(tmp_path: Path) -> None:
+    first = fill(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    second = tmp_path / "elsewhere" / "deep"
+    second.mkdir()
+    for path in reversed(sorted(first.glob("*.txt"))):
+        shutil.copy(path, second / f"other-{path.name}")
+    one, other = read_corpus(first, exclude=("elsewhere",)), read_corpus(second)
+    assert [d.digest for d in one.held_out] == [d.digest for d in other.held_out]
+    assert one.fingerprint == other.fingerprint
+    (second / "other-00.txt").write_text("changed\n" * 30)
+    assert read_corpus(second).fingerprint != other.fingerprint
+
+
+def test_what_is_no_text_is_left_out_and_counted(tmp_path: Path) -> None:
+    fill(tmp_path, 3)
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\0\0")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 and more")
+    (tmp_path / "blank.txt").write_text(" \n")
+    (tmp_path / "copy.txt").write_text((tmp_path / "00.txt").read_text())
+    (tmp_path / ".hidden").write_text("secret")
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "x.txt").write_text("cached")
+    corpus = read_corpus(tmp_path)
+    assert corpus.left_out == {"binary": 2, "empty": 1, "same content as another": 1}
+    assert len(corpus.training) + len(corpus.held_out) == 3
+
+
+def test_names_choose_files(tmp_path: Path) -> None:
+    fill(tmp_path, 4)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "a.txt").write_text("a test\n")
+    (tmp_path / "b.md").write_text("# title\n")
+    corpus = read_corpus(tmp_path, include=("*.txt", "*.rst"), exclude=("tests", "03*"))
+    assert sorted(d.path for d in (*corpus.training, *corpus.held_out)) == ["00.txt", "01.txt", "02.txt"]
+
+
+def test_too_many_bytes_are_left_out(tmp_path: Path) -> None:
+    corpus = read_corpus(fill(tmp_path), max_bytes=1000)
+    assert sum(d.num_bytes for d in (*corpus.training, *corpus.held_out)) <= 1000
+    assert corpus.left_out["beyond --max-bytes"] > 0
+
+
+@pytest.mark.parametrize("sizes", [(10, 10_000), (5000, 5000), (1, 1, 100_000)])
+def test_something_is_always_kept_back(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    for number, size in enumerate(sizes):
+        (tmp_path / f"{number}.txt").write_text(f"{number}" * size)
+    corpus = read_corpus(tmp_path)
+    assert corpus.training and corpus.held_out
+
+
+def test_one_file_is_split_at_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text("".join(f"line {number} caf\u00e9\n" for number in range(1000)), encoding="utf-8")
+    corpus = read_corpus(path)
+    (training,), (held_out,) = (list(corpus.texts(part)) for part in (corpus.training, corpus.held_out))
+    assert training + held_out == path.read_text(encoding="utf-8")
+    assert held_out.startswith("line 9")
+    assert len(held_out) / len(training) == pytest.approx(1 / 9, rel=0.01)
+
+
+def test_one_long_line_is_split_between_characters(tmp_path: Path) -> None:
+    (tmp_path / "line.txt").write_text("\u00e9\u4e2d" * 1001, encoding="utf-8")
+    corpus = read_corpus(tmp_path)
+    both = "".join(text for part in (corpus.training, corpus.held_out) for text in corpus.texts(part))
+    assert both == "\u00e9\u4e2d" * 1001
+
+
+def test_places_without_text_are_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"--data .*absent does not exist; name a directory of text files, or one file"):
+        read_corpus(tmp_path / "absent")
+    with pytest.raises(DataError, match="holds no file; name a directory"):
+        read_corpus(tmp_path)
+    (tmp_path / "a.bin").write_bytes(b"\0\1\2")
+    with pytest.raises(DataError, match=r"holds no text: of 1 files, 1 binary. Give files of UTF-8 text"):
+        read_corpus(tmp_path)
+    with pytest.raises(DataError, match=r"holds no file named \*.py or \*.pyi; name"):
+        read_corpus(tmp_path, include=("*.py", "*.pyi"))
+    (tmp_path / "a.bin").write_text("x")
+    with pytest.raises(DataError, match="is one file of one line; split it, or give more files"):
+        read_corpus(tmp_path)
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    corpus = read_corpus(fill(tmp_path, 3))
+    (tmp_path / corpus.training[0].path).unlink()
+    with pytest.raises(DataError, match=r"cannot read .*txt: No such file"):
+        list(corpus.texts(corpus.training))
