@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from openwork.errors import (
         AnnotationError,
+        ArgumentError,
         BackendError,
         DataError,
         LayoutError,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnnotationError",
     "Annotations",
+    "ArgumentError",
     "Axis",
     "BackendError",
     "BlockLayout",

@@ -13,8 +13,8 @@ from openwork.ops.backends.gather_plan import Tuning
 NAMES = tuple(backend.name for backend in registry.BACKENDS)
 # the units that long sequences and other devices lead to, at lengths that a test can afford
 TUNINGS = {
-    "gather-bundled": Tuning(bundle_all=True, max_width=48, score_bytes=40_000, mask_bytes=0),
-    "gather-small-slabs": Tuning(overhead_pairs=0, max_rows=32, max_width=32, score_bytes=1, bundle_below=0),
+    "gather-bundled": Tuning(bundle_all=True, max_width=48, score_pairs=10_000, mask_bytes=0),
+    "gather-small-slabs": Tuning(overhead_pairs=0, max_rows=32, max_width=32, score_pairs=1, bundle_below=0),
     "gather-mixed": Tuning(overhead_pairs=300, max_rows=48, max_width=64, bundle_below=2_000, mask_bytes=3_000),
 }
 
@@ -49,5 +49,10 @@ def refused_is_skipped():
 
 
 @pytest.fixture(autouse=True)
-def one_seed():
+def one_seed_and_one_thread():
+    """Small tensors gain nothing from threads; what is said about threads has its own tests."""
+    threads = torch.get_num_threads()
     torch.manual_seed(0)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

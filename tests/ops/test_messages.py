@@ -38,7 +38,8 @@ ARGUMENTS = [
     ({"value": zeros(1, 2, 8, 0)}, "value has shape [1, 2, 8, 0]; its last size must be 1 or more."),
     (
         {"key": zeros(1, 2, 8, 8, dtype=torch.float64)},
-        "key is torch.float64 on cpu, query is torch.float32 on cpu; query, key and value need one dtype and one device.",
+        "key is torch.float64 on cpu, query is torch.float32 on cpu; query, key and "
+        "value need one dtype and one device.",
     ),
     ({"key": zeros(2, 2, 8, 8)}, "key has batch=2, query has batch=1."),
     ({"key": zeros(1, 2, 8, 6)}, "key has head_dim=6, query has head_dim=8."),
@@ -61,7 +62,10 @@ ARGUMENTS = [
     ({"dropout_seed": 2**64}, "dropout_seed must be an integer from 0 to 2^64 - 1; got 18446744073709551616."),
     ({"dropout_seed": 1.5}, "dropout_seed must be an integer from 0 to 2^64 - 1; got 1.5."),
     ({"sink_logits": 1.0}, "sink_logits must be a floating-point tensor; got float."),
-    ({"sink_logits": torch.zeros(2, dtype=torch.int64)}, "sink_logits must be a floating-point tensor; got torch.int64."),
+    (
+        {"sink_logits": torch.zeros(2, dtype=torch.int64)},
+        "sink_logits must be a floating-point tensor; got torch.int64.",
+    ),
     ({"sink_logits": zeros(3)}, "sink_logits must be [q_heads=2]; got shape [3]."),
     ({"sink_logits": torch.zeros(2, device="meta")}, "sink_logits is on meta, query is on cpu."),
     ({"alibi_slopes": zeros(3)}, "alibi_slopes must be [q_heads=2] or [batch=1, q_heads=2]; got shape [3]."),
@@ -69,7 +73,9 @@ ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("given", "message"), ARGUMENTS, ids=lambda value: value[:30] if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("given", "message"), ARGUMENTS, ids=lambda value: value[:30] if isinstance(value, str) else ""
+)
 def test_argument_messages(given, message):
     with pytest.raises(ArgumentError) as error:
         attend(**given)
@@ -155,5 +161,5 @@ def test_reasons_of_sdpa(options, reason):
 
 def test_a_dtype_without_a_kernel():
     narrow = torch.zeros(1, 2, 8, 8, dtype=torch.float8_e5m2)
-    with pytest.raises(BackendError, match="takes float32, float64, bfloat16, float16 on cpu, got torch.float8_e5m2"):
+    with pytest.raises(BackendError, match=r"takes float32, float64, bfloat16, float16 on cpu, got torch.float8_e5m2"):
         attend(query=narrow, key=narrow, value=narrow, backend="sdpa")

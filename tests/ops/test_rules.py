@@ -51,9 +51,7 @@ def bits(tensor):
 
 def seen_by(case):
     """Keys that some query of some head of the key head sees, and queries that see none: [B, Hk, K], [B, H, Q]."""
-    dense = np.broadcast_to(
-        case.layout.to_dense(), (case.batch, case.q_heads, case.layout.q_len, case.layout.kv_len)
-    )
+    dense = np.broadcast_to(case.layout.to_dense(), (case.batch, case.q_heads, case.layout.q_len, case.layout.kv_len))
     grouped = dense.reshape(case.batch, case.kv_heads, -1, case.layout.kv_len)
     return torch.from_numpy(grouped.any(axis=2)), torch.from_numpy(~dense.any(axis=3))
 
@@ -92,9 +90,7 @@ def test_a_forbidden_key_changes_no_bit(case, size, backend, refused_is_skipped)
     if size == "extreme" and backend == "sdpa":
         pytest.skip("torch's flash attention multiplies an overflowed product by 0; the other backends do not")
     inputs = case_inputs(case, torch.float32)
-    dense = np.broadcast_to(
-        case.layout.to_dense(), (case.batch, case.q_heads, case.layout.q_len, case.layout.kv_len)
-    )
+    dense = np.broadcast_to(case.layout.to_dense(), (case.batch, case.q_heads, case.layout.q_len, case.layout.kv_len))
     generator = np.random.default_rng(5)
     changed = torch.from_numpy(generator.random((case.batch, case.kv_heads, case.layout.kv_len)) < 0.1)
     group = case.q_heads // case.kv_heads
@@ -118,6 +114,7 @@ def test_a_forbidden_key_changes_no_bit(case, size, backend, refused_is_skipped)
 def test_scratch_memory_is_never_read(case, backend, refused_is_skipped):
     inputs = case_inputs(case, torch.float32)
     clean = refused_is_skipped(results, case, inputs, backend)
+    # one thread, as all tests here: the memory of others is not poisoned
     with poisoned_memory():
         found = results(case, inputs, backend)
     assert same_bits(found, clean) == []
@@ -262,7 +259,9 @@ def test_the_gradient_of_lse_is_a_softmax_or_refused(backend):
 
 
 def test_gradient_check_of_every_option(backend, refused_is_skipped):
-    case = Case("", lambda: shuffled_layout(awkward_masks(9, 11)["scattered"], block_size=(4, 4)), q_heads=2, kv_heads=1)
+    case = Case(
+        "", lambda: shuffled_layout(awkward_masks(9, 11)["scattered"], block_size=(4, 4)), q_heads=2, kv_heads=1
+    )
     inputs = make_inputs(q_len=9, kv_len=11, q_heads=2, kv_heads=1, head_dim=3, dtype=torch.float64)
     sink = torch.tensor([0.3, -0.5], dtype=torch.float64)
     slopes = torch.tensor([0.1, 0.4], dtype=torch.float64)

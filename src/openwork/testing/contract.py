@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class Case:
         return self.name
 
 
-@lru_cache(maxsize=None)
+@cache
 def _layout(case: Case) -> BlockLayout:
     return case.make_layout()
 
@@ -122,7 +122,7 @@ def results(
         leaves["value"],
         case.layout if layout is None else layout,
         backend=backend,
-        **{name: leaves.get(name, option) for name, option in options.items()},  # type: ignore[arg-type]
+        **{name: leaves.get(name, option) for name, option in options.items()},
     )
     loss = (result.output * inputs.output_weight.to(device)).sum()
     if case.lse_gradient:
@@ -135,8 +135,14 @@ def results(
     return found
 
 
-def _masked(name: str, q_len: int, kv_len: int, block_size: tuple[int, int] | None = (16, 16)) -> Callable[[], BlockLayout]:
+def _masked(
+    name: str, q_len: int, kv_len: int, block_size: tuple[int, int] | None = (16, 16)
+) -> Callable[[], BlockLayout]:
     return lambda: BlockLayout.from_mask(awkward_masks(q_len, kv_len)[name], block_size=block_size)
+
+
+def _shuffled(name: str, q_len: int, kv_len: int) -> BlockLayout:
+    return shuffled_layout(awkward_masks(q_len, kv_len)[name])
 
 
 def _per_head(batch: int, heads: int, q_len: int, kv_len: int, block_size: tuple[int, int]) -> BlockLayout:
@@ -165,7 +171,7 @@ def _shape_cases() -> list[Case]:
     cases += [
         Case(
             f"shuffled-{name}-{q_len}x{kv_len}",
-            lambda name=name, q_len=q_len, kv_len=kv_len: shuffled_layout(awkward_masks(q_len, kv_len)[name]),
+            partial(_shuffled, name, q_len, kv_len),
         )
         for q_len, kv_len in [(63, 63), (40, 100), (100, 40)]
         for name in ("dense", "causal", "scattered", "padded", "rows")

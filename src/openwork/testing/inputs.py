@@ -92,7 +92,7 @@ def awkward_masks(q_len: int, kv_len: int, seed: int = 0) -> dict[str, BoolArray
 
     Examples:
         >>> masks = awkward_masks(5, 7)
-        >>> bool(masks["padded"][:, -2:].any())
+        >>> bool(masks["padded"][:, -1:].any())
         False
     """
     q = np.arange(q_len)[:, None] + (kv_len - q_len)

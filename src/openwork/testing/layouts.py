@@ -23,7 +23,10 @@ def part_of_mask(mask: BoolArray, q_order: Int32Array, kv_order: Int32Array, blo
         block_size: `(q_block, kv_block)`.
     """
     q_block, kv_block = block_size
-    runs, run_offsets, entries, entry_offsets, masks = [], [0], [], [0], {}
+    runs: list[list[int]] = []
+    entries: list[tuple[int, int]] = []
+    masks: dict[bytes, tuple[int, npt.NDArray[np.uint8]]] = {}
+    run_offsets, entry_offsets = [0], [0]
     for i in range(len(q_order) // q_block):
         rows = q_order[i * q_block : (i + 1) * q_block]
         for j in range(len(kv_order) // kv_block):

@@ -38,4 +38,5 @@ def poisoned_memory() -> TorchDispatchMode:
         ...     torch.empty(2).tolist()
         [nan, nan]
     """
-    return _Poison()
+    poison: TorchDispatchMode = _Poison()  # type: ignore[no-untyped-call]
+    return poison

@@ -23,8 +23,8 @@ def assert_no_worse_than(
     """Asserts that the error of `low` stays within a small multiple of the reference's own low-precision error.
 
     The bound is `multiple * max|reference_low - exact| + ulps * eps * max(max|exact|, magnitude)` with the `eps` of
-    `low`'s dtype; the second term lets a reference that is right by luck be followed by a rounding. Infinities (an `lse` of `-inf`)
-    and NaN must stand at the same places as in `exact`.
+    `low`'s dtype; the second term lets a reference that is right by luck be followed by a rounding. Infinities (an
+    `lse` of `-inf`) and NaN must stand at the same places as in `exact`.
 
     Args:
         low: What is tested, in low precision.

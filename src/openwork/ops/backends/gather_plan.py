@@ -27,15 +27,17 @@ _FULL, _EMPTY, _FIRST_MASK = 0, 1, 2
 class Tuning:
     """Sizes that trade speed; the results differ in rounding only."""
 
-    overhead_pairs: int = 80_000
+    overhead_pairs: int = 20_000
     """What a call of its own costs, in pairs (summed over heads) that could be computed in that time."""
+    heads: int = 2
+    """Query heads for which that is weighed: as many as are computed together, roughly."""
     max_rows: int = 256
     """Queries of a slab, at most (a single query block may be longer)."""
     max_width: int = 2048
     """Keys of a unit, at most (a single key block may be wider); longer rows are merged by their lse."""
-    score_bytes: int = 4 << 20
-    """Scores that are held at a time: what the caches of two cores hold."""
-    bundle_below: int = 24_000
+    score_pairs: int = 400_000
+    """Scores that are computed together, at most, unless a single head has more: they should stay in a core's cache."""
+    bundle_below: int = 8_000
     """Slabs with fewer pairs (summed over heads) than this are bundled."""
     bundle_all: bool = False
     """Whether everything is bundled: where a call costs more than gathering."""
@@ -120,10 +122,10 @@ class PartPlan:
     masks: Tensor
 
     def forbidden(self, piece: Piece) -> Tensor:
-        """bool `[tiles, 1, rows, columns]` (`[rows, columns]` for a slab): pairs of the piece that are not allowed."""
+        """Bool `[tiles, 1, rows, columns]` (`[rows, columns]` for a slab): pairs of the piece that are not allowed."""
         if piece.forbidden is not None:
             return piece.forbidden
-        tiles, q_blocks, kv_blocks = piece.kinds.shape
+        tiles, _q_blocks, kv_blocks = piece.kinds.shape
         bits = self.masks[piece.kinds]
         shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
         allowed = ((bits.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., : self.kv_block]
@@ -133,7 +135,8 @@ class PartPlan:
 
 
 def plan_plane(plane: Plane, heads: int, tuning: Tuning, device: torch.device) -> tuple[PartPlan, ...]:
-    """What runs for a plane that serves `heads` heads, one plan for each part."""
+    """What runs for a plane that serves `heads` query heads, one plan for each part."""
+    heads = min(heads, tuning.heads)
     seen = np.zeros(plane.q_len, dtype=bool)
     budget = [tuning.mask_bytes]
     return tuple(_Planner(part, heads, tuning, device, seen, budget).plan() for part in plane.parts)
@@ -251,7 +254,7 @@ class _Planner:
         # a turn holds a query block once at most, so that its rows are merged one unit after the other
         for (_, width), members in sorted(chunks.items(), key=lambda item: item[0]):
             pairs = width * part.kv_block * part.q_block * max(1, self.heads)
-            count = max(1, tuning.score_bytes // (4 * pairs))
+            count = max(1, tuning.score_pairs // pairs)
             for start in range(0, len(members), count):
                 units.append(self.bundle(members[start : start + count], width))
         return units

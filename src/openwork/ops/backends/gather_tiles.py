@@ -1,6 +1,6 @@
 """The arithmetic of the `gather` backend: one unit forward, one unit backward.
 
-Shapes: M key heads (of all sequences), G query heads for each, T tiles, R rows, W keys of a unit, D channels; a unit
+Shapes: M key heads, G query heads for each, T tiles, R rows, W keys of a unit, D channels; a unit
 is one batched product over X = M * T matrices of G * R rows.
 """
 
@@ -55,7 +55,7 @@ class Extras:
 
 @dataclass
 class Heads:
-    """The query side of the heads that one plane serves, in natural order; rows that see no key hold zeros.
+    """The query side of some heads that one plane serves, in natural order; rows that see no key hold zeros.
 
     Attributes:
         query: `[M, G, q_len, D]`, scaled.
@@ -110,13 +110,13 @@ class Gradients:
     slopes: Tensor | None
 
 
-def forward_unit(heads: Heads, keys: Keys, plan: PartPlan, unit: Unit, m: slice) -> None:
-    """Adds a unit to output and lse of the key heads `m`."""
-    query = _rows(heads.query, unit, m)
-    key, value = _columns(keys.key, plan, unit, m), _columns(keys.value, plan, unit, m)
+def forward_unit(heads: Heads, keys: Keys, plan: PartPlan, unit: Unit) -> None:
+    """Adds a unit to output and lse of some heads."""
+    query = _rows(heads.query, unit)
+    key, value = _columns(keys.key, plan, unit), _columns(keys.value, plan, unit)
     scores = heads.scratch.take("scores", query.shape[0], query.shape[1], unit.width)
     torch.bmm(query, key.mT, out=scores)
-    _bend(scores, heads, keys, plan, unit, m, None)
+    _bend(scores, heads, keys, plan, unit, None)
     _forbid(scores, plan, unit, -math.inf)
     largest = scores.amax(dim=-1, keepdim=True)
     # a row without keys in this unit: exp(-inf - 0) is 0, and its lse stays -inf
@@ -124,42 +124,42 @@ def forward_unit(heads: Heads, keys: Keys, plan: PartPlan, unit: Unit, m: slice)
     scores.sub_(largest).exp_()
     total = scores.sum(dim=-1, keepdim=True)
     lse = (largest + total.log()).squeeze(-1)
-    keep = _keep(heads, keys, plan, unit, m, scores)
+    keep = _keep(heads, keys, plan, unit, scores)
     if keep is not None:
         scores.mul_(keep)
     output = torch.bmm(scores, value, out=heads.scratch.take("rows", *scores.shape[:2], value.shape[-1]))
     output.div_(total.clamp_(min=1.0).mul_(1.0 - heads.extras.dropout_p))
     if not unit.first:
-        old_lse, old_output = _rows(heads.lse, unit, m), _rows(heads.output, unit, m)
+        old_lse, old_output = _rows(heads.lse, unit), _rows(heads.output, unit)
         new_lse = torch.logaddexp(old_lse, lse)
         base = new_lse.masked_fill(new_lse == -math.inf, 0.0)
         output.mul_((lse - base).exp_().unsqueeze(-1)).add_(old_output * (old_lse - base).exp_().unsqueeze(-1))
         lse = new_lse
-    _store_rows(heads.lse, lse, unit, m)
-    _store_rows(heads.output, output, unit, m)
+    _store_rows(heads.lse, lse, unit)
+    _store_rows(heads.output, output, unit)
 
 
-def backward_unit(heads: Heads, keys: Keys, plan: PartPlan, unit: Unit, m: slice, grads: Gradients) -> None:
-    """Adds a unit to the gradients of the key heads `m`."""
+def backward_unit(heads: Heads, keys: Keys, plan: PartPlan, unit: Unit, grads: Gradients) -> None:
+    """Adds a unit to the gradients of some heads."""
     assert heads.grad_output is not None and heads.offset is not None
     scratch = heads.scratch
-    query, grad_output = _rows(heads.query, unit, m, 0.0), _rows(heads.grad_output, unit, m, 0.0)
-    lse, offset = _rows(heads.lse, unit, m, math.inf), _rows(heads.offset, unit, m, 0.0)
-    key, value = _columns(keys.key, plan, unit, m), _columns(keys.value, plan, unit, m)
+    query, grad_output = _rows(heads.query, unit, 0.0), _rows(heads.grad_output, unit, 0.0)
+    lse, offset = _rows(heads.lse, unit, math.inf), _rows(heads.offset, unit, 0.0)
+    key, value = _columns(keys.key, plan, unit), _columns(keys.value, plan, unit)
     shape = (query.shape[0], query.shape[1], unit.width)
     probs = torch.bmm(query, key.mT, out=scratch.take("scores", *shape))
     slope_of_cap = scratch.take("cap", *shape) if heads.extras.softcap is not None else None
-    distance = _bend(probs, heads, keys, plan, unit, m, slope_of_cap)
+    distance = _bend(probs, heads, keys, plan, unit, slope_of_cap)
     probs.sub_(lse.unsqueeze(-1))
     _forbid(probs, plan, unit, -math.inf)
     probs.exp_()
-    keep = _keep(heads, keys, plan, unit, m, probs)
+    keep = _keep(heads, keys, plan, unit, probs)
     if keep is not None:
         keep = keep.to(probs.dtype).div_(1.0 - heads.extras.dropout_p)
     if grads.value is not None:
         kept = probs if keep is None else probs * keep
         grad = torch.bmm(kept.mT, grad_output, out=scratch.take("columns", shape[0], shape[2], value.shape[-1]))
-        _add_columns(grads.value, grad, plan, unit, m)
+        _add_columns(grads.value, grad, plan, unit)
     if grads.query is None and grads.key is None and grads.slopes is None:
         return
     grad_probs = torch.bmm(grad_output, value.mT, out=scratch.take("grad", *shape))
@@ -171,21 +171,20 @@ def backward_unit(heads: Heads, keys: Keys, plan: PartPlan, unit: Unit, m: slice
     if grads.slopes is not None:
         assert distance is not None
         per_tile = (grad_scores * distance).view(-1, unit.tiles, grads.slopes.shape[1], unit.rows * unit.width)
-        grads.slopes[m] -= per_tile.sum(dim=(1, 3))
+        grads.slopes -= per_tile.sum(dim=(1, 3))
     if slope_of_cap is not None:
         grad_scores.mul_(slope_of_cap)
         _forbid(grad_scores, plan, unit, 0.0)
     if grads.query is not None:
         grad = torch.bmm(grad_scores, key, out=scratch.take("rows", *shape[:2], key.shape[-1]))
-        _store_rows(grads.query, grad, unit, m, add=not unit.first)
+        _store_rows(grads.query, grad, unit, add=not unit.first)
     if grads.key is not None:
         grad = torch.bmm(grad_scores.mT, query, out=scratch.take("columns", shape[0], shape[2], key.shape[-1]))
-        _add_columns(grads.key, grad, plan, unit, m)
+        _add_columns(grads.key, grad, plan, unit)
 
 
-def _rows(x: Tensor, unit: Unit, m: slice, pad: float | None = None) -> Tensor:
+def _rows(x: Tensor, unit: Unit, pad: float | None = None) -> Tensor:
     """The rows of a unit as `[X, G * R, ...]` from `[M, G, q_len, ...]`; pads as given, or as they come."""
-    x = x[m]
     if unit.q_rows is not None:
         return x[:, :, unit.q_rows].flatten(1, 2)
     assert unit.q_index is not None
@@ -196,9 +195,8 @@ def _rows(x: Tensor, unit: Unit, m: slice, pad: float | None = None) -> Tensor:
     return x.reshape(-1, x.shape[2] * unit.rows, *x.shape[4:])
 
 
-def _store_rows(x: Tensor, rows: Tensor, unit: Unit, m: slice, add: bool = False) -> None:
+def _store_rows(x: Tensor, rows: Tensor, unit: Unit, add: bool = False) -> None:
     """The reverse of `_rows`."""
-    x = x[m]
     rows = rows.view(x.shape[0], unit.tiles, x.shape[1], unit.rows, *rows.shape[2:]).transpose(1, 2).flatten(2, 3)
     if unit.q_rows is not None:
         target = x[:, :, unit.q_rows]
@@ -211,9 +209,8 @@ def _store_rows(x: Tensor, rows: Tensor, unit: Unit, m: slice, add: bool = False
     x.index_add_(2, index, rows) if add else x.index_copy_(2, index, rows)
 
 
-def _columns(x: Tensor, plan: PartPlan, unit: Unit, m: slice) -> Tensor:
+def _columns(x: Tensor, plan: PartPlan, unit: Unit) -> Tensor:
     """The keys of a unit as `[X, W, ...]` from `[M, n, ...]`."""
-    x = x[m]
     if unit.kv_columns is not None:
         return x[:, unit.kv_columns]
     assert unit.kv_blocks is not None
@@ -221,9 +218,8 @@ def _columns(x: Tensor, plan: PartPlan, unit: Unit, m: slice) -> Tensor:
     return x.reshape(-1, unit.width, *x.shape[3:])
 
 
-def _add_columns(x: Tensor, columns: Tensor, plan: PartPlan, unit: Unit, m: slice) -> None:
+def _add_columns(x: Tensor, columns: Tensor, plan: PartPlan, unit: Unit) -> None:
     """The reverse of `_columns`, added."""
-    x = x[m]
     if unit.kv_columns is not None:
         x[:, unit.kv_columns].add_(columns)
         return
@@ -251,7 +247,7 @@ def _forbid(x: Tensor, plan: PartPlan, unit: Unit, value: float) -> None:
 
 
 def _bend(
-    scores: Tensor, heads: Heads, keys: Keys, plan: PartPlan, unit: Unit, m: slice, slope_of_cap: Tensor | None
+    scores: Tensor, heads: Heads, keys: Keys, plan: PartPlan, unit: Unit, slope_of_cap: Tensor | None
 ) -> Tensor | None:
     """Softcap and ALiBi in place. Writes the derivative of the cap where asked, and returns the distances."""
     extras = heads.extras
@@ -264,22 +260,22 @@ def _bend(
     if extras.slopes is None:
         return None
     assert extras.q_pos is not None and keys.kv_pos is not None
-    q_pos = _rows(extras.q_pos, unit, m)
-    kv_pos = _columns(keys.kv_pos, plan, unit, m)
+    q_pos = _rows(extras.q_pos, unit)
+    kv_pos = _columns(keys.kv_pos, plan, unit)
     distance = (q_pos.unsqueeze(2) - kv_pos.unsqueeze(1)).abs_().to(scores.dtype)
     group = extras.slopes.shape[1]
-    slopes = extras.slopes[m].repeat_interleave(unit.tiles, dim=0).repeat_interleave(unit.rows, dim=1)
+    slopes = extras.slopes.repeat_interleave(unit.tiles, dim=0).repeat_interleave(unit.rows, dim=1)
     distance = distance.repeat(1, group, 1)
     scores.sub_(slopes.unsqueeze(-1) * distance)
     return distance
 
 
-def _keep(heads: Heads, keys: Keys, plan: PartPlan, unit: Unit, m: slice, like: Tensor) -> Tensor | None:
-    """bool `[X, G * R, W]`: pairs that dropout keeps; None without dropout."""
+def _keep(heads: Heads, keys: Keys, plan: PartPlan, unit: Unit, like: Tensor) -> Tensor | None:
+    """Bool `[X, G * R, W]`: pairs that dropout keeps; None without dropout."""
     extras = heads.extras
     if extras.dropout_p == 0:
         return None
     assert extras.row_hashes is not None and keys.index is not None
-    rows = _rows(extras.row_hashes, unit, m)
-    columns = _columns(keys.index, plan, unit, slice(0, 1)).repeat(like.shape[0] // unit.tiles, 1)
+    rows = _rows(extras.row_hashes, unit)
+    columns = _columns(keys.index, plan, unit).repeat(like.shape[0] // unit.tiles, 1)
     return keep_from_rows(rows.unsqueeze(-1), columns.unsqueeze(1), extras.dropout_p)

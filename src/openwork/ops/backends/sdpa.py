@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,12 @@ class SdpaBackend:
             # no query sees the keys after the last query, which may hold NaN
             key, value = (x[:, :, : call.layout.q_len] for x in (key, value))
         key, value = (x.repeat_interleave(call.group_size, dim=1) for x in (key, value))
-        output, lse, *_ = _Flash.apply(call.query.contiguous(), key.contiguous(), value.contiguous(), causal, call.scale)
+        query, key, value = (x.contiguous() for x in (call.query, key, value))
+        output, lse, *_ = _apply(_Flash, query, key, value, causal, call.scale)
         return output, lse
+
+
+_apply: Callable[..., tuple[Any, ...]] = lambda function, *inputs: function.apply(*inputs)  # noqa: E731
 
 
 class _Flash(torch.autograd.Function):
@@ -88,7 +93,7 @@ class _Flash(torch.autograd.Function):
             )
         if grad_output is None:
             return None, None, None, None, None
-        grads = _FlashBackward.apply(grad_output, *ctx.saved_tensors, ctx.causal, ctx.scale)
+        grads = _apply(_FlashBackward, grad_output, *ctx.saved_tensors, ctx.causal, ctx.scale)
         return *grads, None, None
 
 
@@ -118,7 +123,7 @@ class _FlashBackward(torch.autograd.Function):
 
 
 def dense_or_causal(layout: BlockLayout) -> str | None:
-    """`"dense"` where every pair is allowed, `"causal"` where exactly `kv_idx <= q_idx` and `q_len <= kv_len`, else None.
+    """`"dense"` where every pair is allowed, `"causal"` where exactly `kv_idx <= q_idx` (wide or square), else None.
 
     Decided from the pairs, not from the name of a pattern.
 

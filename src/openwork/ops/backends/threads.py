@@ -1,0 +1,42 @@
+"""Independent jobs on as many threads as torch may use, each job on one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import TypeVar
+
+import torch
+
+__all__ = ["run_jobs"]
+
+T = TypeVar("T")
+
+
+def run_jobs(jobs: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """The results of independent jobs, in their order.
+
+    A job that multiplies small matrices loses to waiting when each of its steps is spread over threads, the more so
+    where other processes run; a job for itself waits for nobody. With one job, or one thread, it runs here.
+    """
+    threads = torch.get_num_threads()
+    workers = min(threads, len(jobs))
+    if workers < 2:
+        for job in jobs:
+            yield job()
+        return
+    started = Barrier(workers + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(False)
+        started.wait()
+
+    with ThreadPoolExecutor(workers, initializer=begin) as pool:
+        futures = [pool.submit(job) for job in jobs]
+        started.wait()
+        # the workers keep their 1; threads that others start meanwhile get what they would have got
+        torch.set_num_threads(threads)
+        for future in futures:
+            yield future.result()

@@ -1,0 +1,89 @@
+"""`explain` says what runs, why the others do not, and the cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import openwork as ow
+from openwork.errors import BackendError
+from openwork.layout.data import BlockLayout
+from openwork.ops import explain, sparse_attention
+from openwork.ops.explain import looks_back_only
+from openwork.testing.inputs import awkward_masks, make_inputs
+from openwork.testing.layouts import shuffled_layout
+
+
+def explained(mask, **options):
+    inputs = make_inputs(batch=2, q_heads=4, kv_heads=2, q_len=mask.shape[-2], kv_len=mask.shape[-1], v_head_dim=4)
+    return explain(inputs.query, inputs.key, inputs.value, BlockLayout.from_mask(mask, block_size=(16, 16)), **options)
+
+
+def test_it_names_the_backend_and_the_reasons_of_the_others():
+    told = explained(awkward_masks(32, 32)["window"], softcap=2.0)
+    assert told.backend == "gather"
+    assert told.reasons["sdpa"] == [
+        "needs v_head_dim equal to head_dim, got 4 and 8",
+        "has no softcap",
+        "the layout is neither dense nor causal from query 0 and key 0",
+    ]
+    assert told.reasons["reference"] == ["slower than gather, which comes first"]
+    assert explained(awkward_masks(32, 32)["window"], backend="reference").reasons["gather"] == ["reference was named"]
+
+
+def test_it_raises_what_the_call_would():
+    with pytest.raises(BackendError, match="backend 'sdpa' cannot run"):
+        explained(awkward_masks(32, 32)["window"], backend="sdpa")
+
+
+def test_the_counts_are_those_of_the_mask():
+    mask = awkward_masks(40, 40)["window"]
+    told = explained(mask)
+    blocks = np.pad(mask, (0, 8)).reshape(3, 16, 3, 16).any(axis=(1, 3)).sum() * 256
+    heads, per_pair = 8, 2 * (8 + 4)
+    assert told.useful_flops == mask.sum() * heads * per_pair
+    assert told.executed_flops == blocks * heads * per_pair
+    assert told.dense_flops == 40 * 41 // 2 * heads * per_pair
+    assert told.ideal == pytest.approx(820 / mask.sum())
+    assert told.density == pytest.approx(mask.mean())
+    assert [part.served for part in told.parts] == [8]
+    assert told.tensor_bytes == 4 * 2 * (4 * 40 * 8 + 2 * 40 * 8 + 2 * 40 * 4 + 4 * 40 * 4 + 4 * 40)
+
+
+def test_the_reference_executes_every_pair():
+    told = explained(awkward_masks(40, 40)["window"], backend="reference")
+    assert told.executed_flops == 40 * 40 * 8 * 2 * 12
+
+
+def test_the_dense_call_is_causal_only_where_nothing_looks_ahead():
+    assert explained(awkward_masks(40, 40)["rows"]).dense_flops == 40 * 40 * 8 * 24
+    assert explained(awkward_masks(10, 40)["causal"]).dense_flops == sum(range(31, 41)) * 8 * 24
+
+
+@pytest.mark.parametrize("name", awkward_masks(1, 1))
+@pytest.mark.parametrize(("q_len", "kv_len"), [(40, 40), (20, 50), (50, 20)])
+def test_looking_back_is_decided_from_the_pairs(name, q_len, kv_len):
+    mask = awkward_masks(q_len, kv_len)[name]
+    ahead = np.arange(kv_len)[None, :] > np.arange(q_len)[:, None] + kv_len - q_len
+    for layout in (BlockLayout.from_mask(mask, block_size=(8, 8)), shuffled_layout(mask, seed=1)):
+        assert looks_back_only(layout) == (not (mask & ahead).any())
+
+
+def test_it_prints_itself():
+    layout = ow.compile_layout(ow.Causal() & ow.Window(before=15), q_len=256, kv_len=256)
+    x = torch.zeros(1, 8, 256, 64)
+    text = str(explain(x, x, x, layout))
+    assert text.startswith("backend: gather\n  not sdpa: the layout is neither dense nor causal")
+    assert "ideal speed-up 8.27x" in text
+    assert "part: natural order: 31808 allowed pairs in 229376 executed, for 8 heads" in text
+
+
+def test_explaining_draws_no_seed():
+    inputs = make_inputs(q_len=8)
+    mask = torch.ones(8, 8, dtype=torch.bool)
+    before = torch.get_rng_state()
+    assert explain(inputs.query, inputs.key, inputs.value, mask, dropout_p=0.5).backend == "gather"
+    assert torch.equal(torch.get_rng_state(), before)
+    sparse_attention(inputs.query, inputs.key, inputs.value, mask, dropout_p=0.5)
+    assert not torch.equal(torch.get_rng_state(), before)
