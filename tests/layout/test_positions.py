@@ -92,6 +92,7 @@ def test_documents_start_where_positions_do_not_exceed_the_one_before():
     [
         ({"q_len": 9, "kv_len": 5}, r"q_len=9 is longer than kv_len=5, so the first 4 queries have no position"),
         ({"q_len": -1, "kv_len": 5}, r"q_len must be an integer of 0 or more; got -1"),
+        ({"q_len": 5, "kv_len": "8"}, r"kv_len must be an integer of 0 or more; got '8'"),
         ({"q_len": 2, "kv_len": 5, "q_start": 0, "kv_positions": range(5)}, r"q_start=0 and kv_positions both say"),
         ({"q_len": 2, "kv_len": 5, "q_start": 1, "q_positions": [1, 2]}, r"q_start=1 and q_positions both say"),
         ({"q_len": 2, "kv_len": 5, "q_start": -3}, r"q_start must be an integer of 0 or more; got -3"),

@@ -12,7 +12,7 @@ from openwork.layout.data import BlockLayout, Plane
 from openwork.layout.descend import Budget
 from openwork.layout.from_mask import as_block_size, natural_order
 from openwork.layout.parts import PlaneCompiler
-from openwork.layout.positions import resolve
+from openwork.layout.positions import check_lengths, resolve
 from openwork.layout.tokens import sides_of
 from openwork.patterns.annotations import Annotations
 from openwork.patterns.base import Pattern, PerHead
@@ -72,6 +72,7 @@ def compile_layout(
             "BlockLayout.from_mask(mask)."
         )
     blocks = as_block_size(block_size)
+    check_lengths(q_len, kv_len)
     _check_size(q_len, kv_len, max_bytes)
     binding = resolve(
         pattern,
@@ -110,7 +111,7 @@ def _check_size(q_len: int, kv_len: int, max_bytes: int) -> None:
     """Refuse lengths whose token orders alone would pass `max_bytes`, before anything of that length is made."""
     if max(q_len, kv_len) >= 2**31:
         raise LayoutError(f"lengths must fit 32-bit indices; got q_len={q_len}, kv_len={kv_len}.")
-    needed = 4 * (max(q_len, 0) + max(kv_len, 0))
+    needed = 4 * (q_len + kv_len)
     # under a small budget it is the blocks that are too many, and the message about them says more
     if needed > max(max_bytes, 1 << 20):
         raise LayoutError(

@@ -15,7 +15,7 @@ from openwork.patterns.base import Pattern, leaves
 from openwork.patterns.flags import Keys, Queries
 from openwork.patterns.links import Linked
 
-__all__ = ["Binding", "SequenceBinding", "documents_from_positions", "resolve"]
+__all__ = ["Binding", "SequenceBinding", "check_lengths", "documents_from_positions", "resolve"]
 
 KINDS = {"flag": "flags", "label": "labels", "links": "links"}
 
@@ -75,9 +75,7 @@ def resolve(
         LayoutError: Lengths or positions contradict each other.
         AnnotationError: The pattern reads an annotation that is missing or of another length.
     """
-    for name, length in (("q_len", q_len), ("kv_len", kv_len)):
-        if not isinstance(length, int | np.integer) or length < 0:
-            raise LayoutError(f"{name} must be an integer of 0 or more; got {length!r}.")
+    check_lengths(q_len, kv_len)
     if q_start is not None and (q_positions is not None or kv_positions is not None):
         given = "q_positions" if q_positions is not None else "kv_positions"
         raise LayoutError(f"q_start={q_start} and {given} both say where the queries sit; give one of them.")
@@ -127,6 +125,17 @@ def resolve(
     return Binding(
         int(q_len), int(kv_len), tuple(sequences), tuple(rows), q_rows, k_rows, start if q_rows is None else 0
     )
+
+
+def check_lengths(q_len: Any, kv_len: Any) -> None:
+    """Refuses lengths that are not integers of 0 or more.
+
+    Raises:
+        LayoutError: A length is something else.
+    """
+    for name, length in (("q_len", q_len), ("kv_len", kv_len)):
+        if not isinstance(length, int | np.integer) or length < 0:
+            raise LayoutError(f"{name} must be an integer of 0 or more; got {length!r}.")
 
 
 def _positions(name: str, values: Any, length: int) -> IntArray | None:
