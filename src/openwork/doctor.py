@@ -19,7 +19,7 @@ __all__ = ["TESTED", "Finding", "Status", "examine"]
 
 Status = Literal["ok", "info", "warning", "broken"]
 
-TESTED = {"python": ("3.11", "3.13"), "torch": ("2.13", "2.13"), "transformers": ("5.23", "5.23")}
+TESTED = {"python": ("3.11", "3.13"), "torch": ("2.11", "2.15"), "transformers": ("5.23", "5.23")}
 """First and last version that the tests ran with."""
 
 OPTIONAL = {
