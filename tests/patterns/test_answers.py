@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
 import sys
 import types
 from dataclasses import dataclass
@@ -52,6 +54,26 @@ def test_every_leaf_keeps_the_contract(leaf: type[Pattern], data: st.DataObject)
 @given(per_head(max_heads=2), facts(LENGTH))
 def test_compositions_keep_the_contract(pattern: Pattern, notes: Annotations) -> None:
     pattern_contract(pattern, notes)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(per_head(max_heads=3))
+def test_patterns_travel_between_processes(pattern: Pattern) -> None:
+    again = pickle.loads(pickle.dumps(pattern))
+    assert again == pattern and hash(again) == hash(pattern) and repr(again) == repr(pattern)
+
+
+def test_a_mask_is_tested_without_torch() -> None:
+    script = """
+import sys
+import openwork as ow
+from openwork.testing import assert_mask
+from openwork.testing.strategies import patterns
+assert_mask(ow.Causal(), "# .\\n# #")
+ow.Causal()._repr_html_()
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize("value", [True, np.array([True, False]), np.bool_(True)])

@@ -87,7 +87,7 @@ def test_text_makes_the_pattern(text: str, pattern: Pattern) -> None:
         ("zoo.nothing_like_it()", "unknown pattern 'zoo.nothing_like_it'"),
         ("Causal", r"'Causal' needs its brackets: write Causal\(...\)"),
         ("zoo.longformer", r"write zoo.longformer\(...\)"),
-        ("Window(befor=3)", r"Window has no argument 'befor'; it takes before, after=0. Did you mean 'before'\?"),
+        ("Window(befores=3)", r"Window has no argument 'befores'; it takes before, after=0. Did you mean 'before'\?"),
         ("Causal(3)", "Causal: too many positional arguments; it takes none"),
         ("Window()", "Window: missing a required argument: 'before'; it takes before, after=0"),
         ("Window(before=-1)", "Window before must be 0 or more, or None for unlimited; got -1"),

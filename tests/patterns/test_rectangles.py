@@ -9,22 +9,31 @@ from hypothesis import strategies as st
 
 from openwork.patterns import (
     Annotations,
+    Axis,
     Causal,
     Chunk,
+    Custom,
     Dense,
     Dilated,
+    Earlier,
     First,
+    Grid,
+    Keys,
+    Linked,
     Pattern,
     PowersOfTwo,
+    Queries,
     RandomBlocks,
+    Same,
     Strided,
     Summary,
     Window,
 )
 from openwork.patterns.names import LEAVES
-from openwork.patterns.rectangles import FULL, Order
+from openwork.patterns.rectangles import EMPTY, FULL, Order
 from openwork.testing.pattern_rules import check_orders, check_signature, check_states
-from openwork.testing.strategies import FACTS, LEAF_STRATEGIES, facts, patterns
+from openwork.testing.spans import ListedSpans
+from openwork.testing.strategies import FACTS, LEAF_STRATEGIES, facts, leans_left, leans_left_rectangles, patterns
 
 LENGTH = 60
 quick = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -86,6 +95,95 @@ def test_states_of_contiguous_sets_are_sharp(leaf: type[Pattern], data: st.DataO
     pattern = data.draw(LEAF_STRATEGIES[leaf])
     q_sets, k_sets = data.draw(contiguous_sets()), data.draw(contiguous_sets())
     check_states(pattern, q_sets, k_sets, np.arange(LENGTH), exact=True)
+
+
+SMALL = 6
+SMALL_NOTES = Annotations(
+    SMALL,
+    flags={"heading": [0, 1, 0, 0, 1, 1]},
+    labels={"turn": [0, 0, -1, 1, 2, 2]},
+    links={"use": [[3, 5, 0, 2], [4, 6, 2, 3], [5, 6, 0, 1]]},
+)
+SMALL_PATTERNS = [
+    Causal(),
+    Window(1, 1),
+    Dilated(4, 1, step=2),
+    Strided(3),
+    Summary(3, 1, 1),
+    Chunk(2, 1),
+    Chunk(2, None, 0),
+    First(keys=2),
+    First(queries=3),
+    PowersOfTwo(),
+    RandomBlocks(1, 2, 3),
+    RandomBlocks(2, 1, 3, num_blocks=3),
+    RandomBlocks(1, 1, 3, 1, 1, 6),
+    Grid(6, 3),
+    Grid((2, 3), (1, 2), offset=0),
+    Grid((2, 2), 1, offset=1),
+    Grid(6, 2, 3),
+    Grid(5, 2, 2, causal=True),
+    Axis((2, 3), 0),
+    Axis((2, 2), 1, offset=1),
+    Keys("heading"),
+    Queries("heading"),
+    Same("turn"),
+    Earlier("turn"),
+    Linked("use"),
+]
+
+
+@pytest.mark.parametrize("pattern", SMALL_PATTERNS, ids=repr)
+def test_states_of_all_sets_of_a_few_tokens(pattern: Pattern) -> None:
+    # every set of 6 tokens times every other, as its own rectangle
+    subsets = [[row for row in range(SMALL) if bits >> row & 1] for bits in range(2**SMALL)]
+    q_sets = [q for q in subsets for _ in subsets]
+    k_sets = [k for _ in subsets for k in subsets]
+    check_states(pattern, q_sets, k_sets, np.arange(SMALL), SMALL_NOTES)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "block"),
+    [
+        (Grid(40, 7), 4),
+        (Grid(40, 7), 2),
+        (Grid((9, 8), 3), 8),
+        (Grid((9, 8), 4), 4),
+        (Grid((8, 8), (3, 3), 2), 8),
+        (Grid((9, 8), 3, causal=(True, False), offset=3), 8),
+        (Grid((3, 4, 5), 3), 5),
+        (Axis((6, 8), 1), 4),
+        (Axis((6, 8), 0), 8),
+        (Axis((3, 4, 5), 1), 5),
+        (Chunk(6, 1), 4),
+        (RandomBlocks(3, 2, 1), 4),
+        (First(keys=6), 4),
+        ((Causal() | Strided(2)) & Strided(3), 4),  # one rule decides here, the other there
+    ],
+    ids=repr,
+)
+def test_signatures_tell_edges_from_the_middle(pattern: Pattern, block: int) -> None:
+    rows = list(range(75))
+    cut = [rows[i : i + block] for i in range(0, 72, block)]
+    check_signature(pattern, cut, cut, np.arange(75))
+
+
+def test_signatures_tell_blocks_of_one_shape_apart() -> None:
+    check_signature(First(keys=3), [[0, 1]], [[0, 2, 9], [1, 3, 10]], np.arange(12))
+    check_signature(First(queries=3), [[0, 2, 9], [1, 3, 10]], [[0, 1]], np.arange(12))
+
+
+def test_tokens_without_a_label_do_not_blur_the_others() -> None:
+    notes = Annotations(4, labels={"turn": [1, -1, 2, 3]})
+    for pattern in (Same("turn"), Earlier("turn")):
+        check_states(pattern, [[0], [0], [1, 2]], [[1, 2], [2, 3], [0, 1]], np.arange(4), notes)
+        assert pattern.states(*(ListedSpans([rows], np.arange(4), notes) for rows in ([0], [1, 2]))) == [EMPTY]
+
+
+@quick
+@given(contiguous_sets(), contiguous_sets())
+def test_a_custom_rule_is_as_sharp_as_its_rectangles(q_sets: list[list[int]], k_sets: list[list[int]]) -> None:
+    check_states(Custom(leans_left, "told", leans_left_rectangles), q_sets, k_sets, np.arange(LENGTH), exact=True)
 
 
 def test_a_residue_class_is_full_for_its_stride() -> None:

@@ -16,9 +16,9 @@ from openwork.patterns.annotations import Annotations, BoolArray, IntArray
 from openwork.patterns.base import Pattern, PerHead
 from openwork.patterns.parse import parse_pattern
 from openwork.patterns.rectangles import EMPTY, FULL
-from openwork.testing.spans import ListedSpans
+from openwork.testing.spans import ListedSpans, ListedTokens
 
-__all__ = ["check_orders", "check_signature", "check_states", "mask_of_sets", "pattern_contract"]
+__all__ = ["check_orders", "check_signature", "check_states", "pattern_contract"]
 
 
 def pattern_contract(
@@ -139,14 +139,21 @@ def _cut(order: IntArray, block: int) -> list[list[int]]:
     return [row + [-1] * (block - len(row)) for row in rows]
 
 
-def mask_of_sets(pattern: Pattern, q: ListedSpans, k: ListedSpans, number: int, other: int) -> tuple[BoolArray, Any]:
-    """The mask of query set `number` and key set `other`, pair by pair, and which of the pairs are valid."""
-    q_tokens, k_tokens = q.tokens(number), k.tokens(other)
-    shape = (len(q_tokens.index), len(k_tokens.index))
-    rows = type(q_tokens)(q_tokens.index[:, None], q_tokens.positions, q_tokens.facts)
-    columns = type(k_tokens)(k_tokens.index[None], k_tokens.positions, k_tokens.facts)
-    mask = np.broadcast_to(np.asarray(pattern.pairs(rows, columns)), shape)
-    return mask, q.valid(number)[:, None] & k.valid(other)[None]
+class _Pairs:
+    """Every pair of some tokens, asked once, and which pairs are valid."""
+
+    def __init__(self, pattern: Pattern, positions: Any, annotations: Annotations | None) -> None:
+        positions = np.asarray(positions, dtype=np.int64)
+        rows = np.arange(len(positions))
+        q, k = (ListedTokens(side, positions, annotations) for side in (rows[:, None], rows[None]))
+        self.mask = np.broadcast_to(np.asarray(pattern.pairs(q, k)), (len(rows), len(rows)))
+        self._real = positions >= 0
+
+    def of(self, q_rows: list[int], k_rows: list[int]) -> tuple[BoolArray, BoolArray]:
+        """The mask of a rectangle, and which of its pairs are valid; row -1 is a pad."""
+        q, k = np.array(q_rows, dtype=np.int64), np.array(k_rows, dtype=np.int64)
+        valid = ((q >= 0) & self._real[q])[:, None] & ((k >= 0) & self._real[k])[None]
+        return self.mask[np.ix_(q, k)], valid
 
 
 def check_states(
@@ -160,8 +167,9 @@ def check_states(
 ) -> None:
     """Fails unless `states` of query set `n` times key set `n` is true of every pair; with `exact`, sharp as well."""
     q, k = ListedSpans(q_sets, positions, annotations), ListedSpans(k_sets, positions, annotations)
+    pairs = _Pairs(pattern, positions, annotations)
     for n, state in enumerate(pattern.states(q, k)):
-        mask, valid = mask_of_sets(pattern, q, k, n, n)
+        mask, valid = pairs.of(q_sets[n], k_sets[n])
         where = f"queries {q_sets[n]} x keys {k_sets[n]}"
         some, every = bool(mask[valid].any()), bool(mask[valid].all())
         assert state != EMPTY or not some, f"{pattern!r} calls {where} empty, but it allows a pair"
@@ -179,7 +187,6 @@ def check_signature(
     annotations: Annotations | None = None,
 ) -> None:
     """Fails unless all pairs of blocks that are equal in signature and in padding have equal bitmasks."""
-    q, k = ListedSpans(q_sets, positions, annotations), ListedSpans(k_sets, positions, annotations)
     numbers = [(i, j) for i in range(len(q_sets)) for j in range(len(k_sets))]
     q_all = ListedSpans([q_sets[i] for i, _ in numbers], positions, annotations)
     k_all = ListedSpans([k_sets[j] for _, j in numbers], positions, annotations)
@@ -192,9 +199,10 @@ def check_signature(
     columns = pattern.signature(q_all, k_all)
     if columns is None:
         return
+    pairs = _Pairs(pattern, positions, annotations)
     seen: dict[tuple[Any, ...], tuple[BoolArray, tuple[int, int]]] = {}
     for n, (i, j) in enumerate(numbers):
-        mask, valid = mask_of_sets(pattern, q, k, i, j)
+        mask, valid = pairs.of(q_sets[i], k_sets[j])
         key = (*(int(column[n]) for column in columns), valid.tobytes())
         known, where = seen.setdefault(key, (mask & valid, (i, j)))
         assert np.array_equal(known, mask & valid), (
@@ -205,10 +213,10 @@ def check_signature(
 
 def check_orders(pattern: Pattern, positions: Any, annotations: Annotations | None = None) -> None:
     """Fails if a proposed order leaves out a token of an allowed pair."""
-    everything = [list(range(len(positions)))]
-    q, k = ListedSpans(everything, positions, annotations), ListedSpans(everything, positions, annotations)
-    mask, valid = mask_of_sets(pattern, q, k, 0, 0)
+    rows = list(range(len(positions)))
+    mask, valid = _Pairs(pattern, positions, annotations).of(rows, rows)
     allowed = mask & valid
+    tokens = ListedTokens(np.arange(len(positions)), np.asarray(positions), annotations)
     for order in pattern.orders():
         assert order.kind in ("band", "keys", "queries", "sort"), f"{pattern!r} proposes unknown order {order.kind!r}"
         sides = {
@@ -217,12 +225,12 @@ def check_orders(pattern: Pattern, positions: Any, annotations: Annotations | No
             "queries": (order.select, None),
             "sort": (order.sort_queries, order.sort_keys),
         }[order.kind]
-        for axis, (side, of) in enumerate(zip((q, k), sides, strict=True)):
+        for axis, of in enumerate(sides):
             assert order.kind == "band" or of is not None or (order.kind, axis) in (("keys", 0), ("queries", 1)), (
                 f"{pattern!r} proposes {order.kind!r} without its function"
             )
             if of is not None:
-                values = np.broadcast_to(np.asarray(of(side.tokens(0))), len(positions))
+                values = np.broadcast_to(np.asarray(of(tokens)), len(positions))
                 kept = values >= 0 if order.kind == "sort" else values > 0
                 assert not allowed[~kept].any() if axis == 0 else not allowed[:, ~kept].any(), (
                     f"{pattern!r} proposes order {order.kind!r}, which leaves out tokens of allowed pairs"

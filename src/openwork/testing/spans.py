@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from openwork.patterns.annotations import Annotations, BoolArray, IntArray
 from openwork.patterns.rectangles import TokensFunction
 
 __all__ = ["ListedSpans", "ListedTokens"]
+
+_HUGE = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,73 +75,74 @@ class ListedSpans:
         self.sets = [list(rows) for rows in sets]
         self.positions = np.asarray(positions, dtype=np.int64)
         self.facts = facts
-        self.asked: dict[Hashable, list[tuple[Any, ...]]] = {}
+        numbers: dict[tuple[int, ...], int] = {}
+        self._which = np.array([numbers.setdefault(tuple(rows), len(numbers)) for rows in self.sets], dtype=np.int64)
+        self._distinct = [np.array(rows, dtype=np.int64) for rows in numbers]
 
-    def tokens(self, number: int) -> ListedTokens:
-        """All slots of a set; pads read row 0."""
-        return ListedTokens(np.maximum(np.array(self.sets[number], dtype=np.int64), 0), self.positions, self.facts)
+    def _tokens(self, rows: IntArray) -> ListedTokens:
+        return ListedTokens(np.maximum(rows, 0), self.positions, self.facts)
 
-    def valid(self, number: int) -> BoolArray:
-        """Which slots of a set hold a token that is not padding."""
-        rows = np.array(self.sets[number], dtype=np.int64)
+    def _valid(self, rows: IntArray) -> BoolArray:
         return (rows >= 0) & (self.positions[np.maximum(rows, 0)] >= 0)
 
-    def _each(self, answer: Callable[[IntArray], int]) -> IntArray:
-        values = [answer(self.tokens(n).position[self.valid(n)]) for n in range(len(self.sets))]
-        return np.array(values, dtype=np.int64)
+    def _values(self, of: TokensFunction) -> list[IntArray]:
+        """For each distinct set, the value of its valid tokens."""
+        return [np.broadcast_to(of(self._tokens(rows)), rows.shape)[self._valid(rows)] for rows in self._distinct]
+
+    def _each(self, answers: Iterable[Any]) -> IntArray:
+        return np.array(list(answers), dtype=np.int64)[self._which]
+
+    def _positions(self) -> list[IntArray]:
+        return self._values(lambda tokens: tokens.position)
 
     @property
     def low(self) -> IntArray:
         """Smallest position in each set."""
-        return self._each(lambda positions: min(positions, default=np.iinfo(np.int64).max))
+        return self._each(min(positions, default=_HUGE) for positions in self._positions())
 
     @property
     def high(self) -> IntArray:
         """Largest position in each set."""
-        return self._each(lambda positions: max(positions, default=-np.iinfo(np.int64).max))
+        return self._each(max(positions, default=-_HUGE) for positions in self._positions())
 
     @property
     def contiguous(self) -> BoolArray:
         """Whether the positions are `low, low + 1, ..., high`."""
-        return self._each(lambda positions: bool((np.diff(positions) == 1).all())).astype(bool)
+        return self._each((np.diff(positions) == 1).all() for positions in self._positions()).astype(bool)
 
     @property
     def ordered(self) -> BoolArray:
         """Whether the positions ascend."""
-        return self._each(lambda positions: bool((np.diff(positions) > 0).all())).astype(bool)
+        return self._each((np.diff(positions) > 0).all() for positions in self._positions()).astype(bool)
 
-    def _numbers(self, key: Hashable, rows: list[tuple[Any, ...]]) -> IntArray:
-        known = self.asked.setdefault(key, [])
-        known += [row for row in dict.fromkeys(rows) if row not in known]
-        return np.array([known.index(row) for row in rows], dtype=np.int64)
+    def _numbered(self, of: TokensFunction, *, relative: bool) -> IntArray:
+        known: dict[tuple[int, ...], int] = {}
+        numbers = []
+        for rows in self._distinct:
+            valid = self._valid(rows)
+            values = np.broadcast_to(of(self._tokens(rows)), rows.shape)
+            values = values - min(values[valid], default=0) if relative else values
+            row = tuple(np.where(valid, values, -_HUGE).tolist())
+            numbers.append(known.setdefault(row, len(known)))
+        return self._each(numbers)
 
     @property
     def shape(self) -> IntArray:
         """A number that is equal where positions relative to the smallest are."""
-        rows = []
-        for n, low in enumerate(self.low):
-            relative = np.where(self.valid(n), self.tokens(n).position - low, -1)
-            rows.append(tuple(relative.tolist()))
-        return self._numbers("shape", rows)
+        return self._numbered(lambda tokens: tokens.position, relative=True)
 
     def range_of(self, key: Hashable, of: TokensFunction) -> tuple[IntArray, IntArray]:
         """Smallest and largest value in each set."""
-        low, high = [], []
-        for n in range(len(self.sets)):
-            values = np.broadcast_to(of(self.tokens(n)), len(self.sets[n]))[self.valid(n)]
-            low.append(min(values, default=np.iinfo(np.int64).max))
-            high.append(max(values, default=-np.iinfo(np.int64).max))
-        return np.array(low, dtype=np.int64), np.array(high, dtype=np.int64)
+        values = self._values(of)
+        return self._each(min(v, default=_HUGE) for v in values), self._each(max(v, default=-_HUGE) for v in values)
 
     def content(self, key: Hashable, of: TokensFunction) -> IntArray:
         """A number that is equal where the values are equal token by token."""
-        rows = []
-        for n in range(len(self.sets)):
-            values = np.where(self.valid(n), of(self.tokens(n)), np.iinfo(np.int64).min)
-            rows.append(tuple(values.tolist()))
-        return self._numbers(("content", key), rows)
+        return self._numbered(of, relative=False)
 
     def count_below(self, position: IntArray) -> IntArray:
         """How many tokens of each set stand below `position[n]`."""
-        limits = iter(np.broadcast_to(position, len(self.sets)))
-        return self._each(lambda positions: int((positions < next(limits)).sum()))
+        positions = self._positions()
+        limits = np.broadcast_to(position, len(self.sets))
+        counts = [int((positions[n] < limit).sum()) for n, limit in zip(self._which, limits, strict=True)]
+        return np.array(counts, dtype=np.int64)
