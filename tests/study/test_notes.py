@@ -72,7 +72,7 @@ def test_no_two_documents_share_a_label(stream: TokenStream, texts: Path, monkey
         lines = [text[:first].count("\n") // 20 - 1 for first, _ in offsets]
         return Annotations(length=len(offsets), labels={"section": lines})
 
-    monkeypatch.setattr(notes, "BY_SUFFIX", {".py": annotator(sections, causal=True)})
+    monkeypatch.setattr(notes, "annotator_of", lambda document, named: annotator(sections, causal=True))
     window = SequenceNotes(stream, texts, load_tokenizer(None), {"section": "label", "document": "label"}).window(
         0, 4000
     )
@@ -101,22 +101,31 @@ def test_files_of_another_kind_carry_nothing(tmp_path: Path) -> None:
 def test_what_no_annotator_gives_is_refused_in_words(stream: TokenStream) -> None:
     message = (
         r"the plan reads the flag 'heading', which no annotator gives for this data. It has: .*flag 'definition', "
-        r"label 'document', .*links 'use'.* \(annotators by file name: python\)"
+        r"label 'document', .*links 'use'.* \(annotators: python\)"
     )
     with pytest.raises(AnnotationError, match=message):
         require_annotations(stream.documents, {"heading": "flag"})
     with pytest.raises(AnnotationError, match=r"the plan reads the label 'use', which no annotator gives"):
         require_annotations(stream.documents, {"use": "label"})
-    with pytest.raises(AnnotationError, match=r"It has: label 'document' \(annotators by file name: none\)"):
+    with pytest.raises(AnnotationError, match=r"It has: label 'document' \(annotators: none\)"):
         require_annotations([Document("a.txt", 3, "")], {"definition": "flag"})
     require_annotations([Document("a.txt", 3, "")], {"document": "label"})
+
+
+def test_a_plan_may_name_its_annotator() -> None:
+    documents = [Document("notes.txt", 3, "")]
+    with pytest.raises(AnnotationError, match="the flag 'definition', which no annotator gives"):
+        require_annotations(documents, {"definition": "flag"})
+    require_annotations(documents, {"definition": "flag"}, "python")
+    with pytest.raises(AnnotationError, match="there is no annotator 'cobol'"):
+        require_annotations(documents, {"definition": "flag"}, "cobol")
 
 
 def test_an_annotator_that_knows_the_future_is_refused(stream: TokenStream, monkeypatch: pytest.MonkeyPatch) -> None:
     def oracle(text: str, offsets: Any) -> Annotations:
         return Annotations(length=len(offsets), flags={"important": np.ones(len(offsets), dtype=bool)})
 
-    monkeypatch.setattr(notes, "BY_SUFFIX", {".py": annotator(oracle)})
+    monkeypatch.setattr(notes, "annotator_of", lambda document, named: annotator(oracle))
     with pytest.raises(AnnotationError, match="annotator 'oracle' is not causal"):
         require_annotations(stream.documents, {"important": "flag"})
     require_annotations(stream.documents, {"document": "label"})

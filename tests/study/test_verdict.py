@@ -31,6 +31,7 @@ def result_of(plans: dict[str, dict[str, Any]], *, seeds: int = 1, gzip: float =
                     tokens_per_step=1024,
                     spent_s=1.0,
                     sessions=1,
+                    backend="gather",
                     peak_bytes=figures.get("peak", 500 << 20),
                     start_bytes=200 << 20,
                     nats=figures["bpb"][seed] * BYTES * math.log(2),
@@ -139,6 +140,12 @@ def test_gzip_is_named_with_those_it_beats() -> None:
     )
     assert "not every plan (window) is below it" in result_of(plans, gzip=2.0).verdict
     assert "every plan is below it" in result_of(plans, gzip=3.0).verdict
+
+
+@pytest.mark.parametrize(("steps", "uncertain"), [(10, False), (6, True)])
+def test_few_steps_make_a_speed_uncertain(steps: int, uncertain: bool) -> None:
+    result = result_of({"dense": DENSE, "window": DENSE | {"steps": steps}})
+    assert ("Step times of window are few or spread widely" in result.verdict) == uncertain
 
 
 def test_under_a_time_limit_the_comparison_says_so() -> None:

@@ -35,7 +35,7 @@ class Line:
 def line_chart(
     lines: Sequence[Line], *, title: str, x_label: str, y_label: str, level: tuple[str, float] | None = None
 ) -> str:
-    """A chart of the lines as an `<svg>`; line `i` has the class `c<i>` and the dash `DASHES[i]`.
+    """A chart of the lines as an `<svg>`; line `i` has the class `c<i % 5>` and the dash `DASHES[i]`.
 
     Args:
         lines: What to draw.
@@ -76,11 +76,11 @@ def line_chart(
         parts.append(f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT + 4}" y="{y - 4:.1f}">{html.escape(level[0])}</text>')
     for number, line in enumerate(lines):
-        dash = DASHES[number % len(DASHES)]
+        dash, colour = DASHES[number % len(DASHES)], number % len(DASHES)
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line.points))
-        parts.append(f'<polyline class="c{number}" stroke-dasharray="{dash}" points="{path}"/>')
+        parts.append(f'<polyline class="c{colour}" stroke-dasharray="{dash}" points="{path}"/>')
         for x, y in (place(*point) for point in line.markers):
-            parts.append(f'<circle class="c{number}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+            parts.append(f'<circle class="c{colour}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
     return "".join([*parts, "</svg>"])
 
 

@@ -41,7 +41,7 @@ def run(config: StudyConfig, *, fresh: bool = False, report: Report = lambda eve
 
     Every plan starts from the same weights and sees the same batches. What is done is kept in `config.out`: a study
     that was stopped, by whatever, goes on when it is run again with the same configuration, and ends with the losses
-    of an unbroken one, bit for bit on a CPU. With `config.isolate` each run has a process of its own.
+    of an unbroken one, bit for bit on a CPU. With `config.isolate` each run has a process of its own. docs/study.md has an example.
 
     Args:
         config: What to train on what.
@@ -56,21 +56,13 @@ def run(config: StudyConfig, *, fresh: bool = False, report: Report = lambda eve
         AnnotationError: A plan reads facts that nothing gives for this data.
         StudyError: `config.out` cannot be written, is in use or holds another study; or a run cannot go on.
         KeyboardInterrupt: Stopped by Ctrl-C, after saving.
-
-    Examples:
-        >>> import openwork as ow
-        >>> from openwork.study import StudyConfig, run, with_contenders
-        >>> config = StudyConfig(data="texts", steps=200, seq_len=2048)                 # doctest: +SKIP
-        >>> result = run(with_contenders(config, [ow.Causal() & ow.Window(before=255)]))  # doctest: +SKIP
-        >>> print(result.verdict)                                                       # doctest: +SKIP
     """
     device = resolve_device(config.device)
     _check_inputs(config)
     corpus = corpus_of(config)
     for contender in config.everyone:
         if contender.plan is not None:
-            for documents in (corpus.training, corpus.held_out):
-                require_annotations(documents, contender.plan.needs)
+            require_annotations((*corpus.training, *corpus.held_out), contender.plan.needs, contender.plan.annotator)
     folder = StudyFolder(config.out)
     folder.create()
     try:

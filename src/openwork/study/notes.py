@@ -4,36 +4,35 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from openwork.annotate import Annotator, python_source, require_causal
+from openwork.annotate import Annotator, annotator_for, annotator_named, require_causal
 from openwork.errors import AnnotationError
 from openwork.patterns import Annotations
 from openwork.study.corpus import Document, read_text
 from openwork.study.tokenizer import TextTokenizer
 from openwork.study.tokens import TokenStream
 
-__all__ = ["SequenceNotes", "annotators_of", "cut", "require_annotations"]
+__all__ = ["SequenceNotes", "annotator_of", "cut", "require_annotations"]
 
 DOCUMENT = "document"
 """Label that every study has: which document of its sequence a token is of, counted from 0."""
-
-BY_SUFFIX: Mapping[str, Annotator] = {
-    ".py": python_source,
-}
-"""What is known of a document from the name of its file."""
 
 _KINDS = ("flag", "label", "links")
 _CACHED_TOKENS = 1 << 23
 
 
-def annotators_of(documents: Sequence[Document]) -> dict[str, Annotator]:
-    """The annotators that speak of these documents, by file suffix."""
-    found = {PurePosixPath(document.path).suffix.lower() for document in documents}
-    return {suffix: annotator for suffix, annotator in BY_SUFFIX.items() if suffix in found}
+def annotator_of(document: Document, named: str | None = None) -> Annotator | None:
+    """The annotator that is named, or that the name of the document's file stands for; `None` for other files."""
+    if named is not None:
+        return annotator_named(named)
+    try:
+        return annotator_for(document.path)
+    except AnnotationError:
+        return None
 
 
 class SequenceNotes:
@@ -49,21 +48,20 @@ class SequenceNotes:
         root: Directory of the documents.
         tokenizer: What made the tokens; it gives their offsets.
         needs: What the plan reads: name to kind.
-
-    Raises:
-        AnnotationError: Something is needed that no annotator gives for these documents, or only one that knows the
-            future does.
+        annotator: Name of the annotator of all documents; `None` for that of each file's kind.
     """
 
-    def __init__(self, stream: TokenStream, root: Path, tokenizer: TextTokenizer, needs: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        stream: TokenStream,
+        root: Path,
+        tokenizer: TextTokenizer,
+        needs: Mapping[str, str],
+        annotator: str | None = None,
+    ) -> None:
         self._stream, self._root, self._tokenizer = stream, root, tokenizer
         self._needs = {name: set(kinds.split("+")) for name, kinds in needs.items()}
-        require_annotations(stream.documents, needs)
-        self._by_suffix = {
-            suffix: annotator
-            for suffix, annotator in annotators_of(stream.documents).items()
-            if _wanted(self._needs, annotator)
-        }
+        self._annotator = annotator
         self._cache: OrderedDict[int, Annotations] = OrderedDict()
         self._cached_tokens = 0
 
@@ -101,10 +99,10 @@ class SequenceNotes:
             self._cache.move_to_end(number)
             return self._cache[number]
         document = self._stream.documents[number]
-        annotator = self._by_suffix.get(PurePosixPath(document.path).suffix.lower())
+        annotator = annotator_of(document, self._annotator)
         ends = np.append(self._stream.firsts[1:], len(self._stream.ids))
         num_tokens = int(ends[number] - self._stream.firsts[number]) - 1
-        if annotator is None:
+        if annotator is None or not _wanted(self._needs, annotator):
             notes = Annotations(length=num_tokens)
         else:
             text = read_text(self._root, document)
@@ -137,26 +135,27 @@ def cut(notes: Annotations, first: int, stop: int) -> Annotations:
     )
 
 
-def require_annotations(documents: Sequence[Document], needs: Mapping[str, str]) -> None:
+def require_annotations(documents: Sequence[Document], needs: Mapping[str, str], annotator: str | None = None) -> None:
     """Raises an `AnnotationError` where a plan needs what no annotator gives for these documents.
 
     An annotator that may know the future is refused too: the model would be trained to cheat.
     """
     wanted = {name: set(kinds.split("+")) for name, kinds in needs.items()}
-    speakers = annotators_of(documents).values()
+    found = (annotator_of(document, annotator) for document in documents)
+    speakers = {speaker.name: speaker for speaker in found if speaker is not None}
     offered: dict[str, set[str]] = {DOCUMENT: {"label"}}
-    for annotator in speakers:
-        for name, kinds in _given(annotator).items():
+    for speaker in speakers.values():
+        for name, kinds in _given(speaker).items():
             offered.setdefault(name, set()).update(kinds)
-        if _wanted(wanted, annotator):
-            require_causal(annotator)
+        if _wanted(wanted, speaker):
+            require_causal(speaker)
     for name, kinds in wanted.items():
         for kind in sorted(kinds - offered.get(name, set())):
             known = ", ".join(f"{kind} {name!r}" for name, kinds in sorted(offered.items()) for kind in sorted(kinds))
-            names = ", ".join(sorted({annotator.name for annotator in speakers})) or "none"
+            names = ", ".join(sorted(speakers)) or "none"
             raise AnnotationError(
                 f"the plan reads the {kind} {name!r}, which no annotator gives for this data. It has: {known} "
-                f"(annotators by file name: {names})."
+                f"(annotators: {names})."
             )
 
 

@@ -36,6 +36,7 @@ def page(result: StudyResult) -> str:
     return environment.from_string(template).render(
         result=result,
         verdict=result.verdict.split("\n"),
+        names=[row.name for row in result.rows],
         columns=headers,
         rows=list(zip(result.rows, table_cells(result), strict=True)),
         dashes=DASHES,

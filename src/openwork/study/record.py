@@ -40,6 +40,8 @@ class RunRecord:
     """Training time, in seconds."""
     sessions: int
     """1, and one more for each time it was resumed."""
+    backend: str
+    """What computed the plan's attention."""
     peak_bytes: int
     """Most memory, in bytes; 0 where the system does not tell."""
     start_bytes: int
@@ -70,6 +72,7 @@ class RunRecord:
             tokens_per_step=tokens_per_step,
             spent_s=state.spent_s,
             sessions=state.sessions,
+            backend=state.backend,
             peak_bytes=state.peak_bytes,
             start_bytes=state.start_bytes,
             nats=state.evaluated[-1][2],

@@ -141,7 +141,7 @@ class StudyResult:
             else repr(contender.plan.default)
             if contender.plan == type(contender.plan)(default=contender.plan.default)
             else repr(contender.plan),
-            backend="sdpa: torch's scaled_dot_product_attention, causal" if name == DENSE else "auto",
+            backend="sdpa: torch's scaled_dot_product_attention, causal" if name == DENSE else records[0].backend,
             bits_per_byte=fmean(qualities),
             bits_per_byte_seeds=qualities,
             perplexity=fmean(record.perplexity(self.held_out) for record in records),

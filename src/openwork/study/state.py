@@ -43,6 +43,8 @@ class RunState:
     """Most memory of any session."""
     start_bytes: int = 0
     """Memory in use before the model was made, least of any session."""
+    backend: str = ""
+    """What computed the plan's attention; empty until then."""
     sessions: int = 0
     """How often the run was started or resumed."""
 

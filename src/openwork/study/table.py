@@ -21,6 +21,7 @@ _HELP = {
     "memory": "most memory while training (of that, above the empty process)",
     "density": "allowed pairs over all pairs (over those of dense causal attention)",
     "steps": "optimizer steps done",
+    "backend": "what computed attention",
 }
 
 
@@ -51,6 +52,7 @@ def _cells(row: Row) -> dict[str, str]:
         "memory": _memory(row),
         "density": f"{row.density:.4f} ({row.causal_density:.4f})",
         "steps": f"{row.steps:.0f}",
+        "backend": row.backend.partition(":")[0],
     }
 
 

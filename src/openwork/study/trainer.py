@@ -18,6 +18,7 @@ from openwork.errors import AnnotationWarning, StudyError
 from openwork.layout import BlockLayout
 from openwork.measure import PeakMemory
 from openwork.nn import Decoder, DecoderConfig, set_plan
+from openwork.ops import explain
 from openwork.patterns import Causal
 from openwork.plan import Plan
 from openwork.study.batches import Batch, Batches
@@ -127,10 +128,11 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=_BETAS)
         plan = self.contender.plan_of_layers
         needs = plan.needs if plan is not None else {}
+        annotator = plan.annotator if plan is not None else None
         root, tokenizer = self.data.corpus.root, self.data.tokenizer
 
         def batches(stream: TokenStream) -> Batches:
-            notes = SequenceNotes(stream, root, tokenizer, needs) if needs else None
+            notes = SequenceNotes(stream, root, tokenizer, needs, annotator) if needs else None
             return Batches(stream, seq_len=config.seq_len, batch_size=config.batch_size, seed=self.seed, notes=notes)
 
         self._training, self._held_out = batches(self.data.training), batches(self.data.held_out)
@@ -239,6 +241,8 @@ class Trainer:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         ended = time.perf_counter()
+        if self._phase != DENSE and not state.backend:
+            state.backend = self._backend_of(layouts[0])
         state.step += 1
         state.spent_s += ended - started
         state.losses.append(value)
@@ -247,6 +251,15 @@ class Trainer:
         state.step_ms.append(1e3 * (ended - began))
         state.density.append(sum(layout.density for layout in layouts) / len(layouts))
         state.block_density.append(sum(layout.block_density for layout in layouts) / len(layouts))
+
+    def _backend_of(self, layout: BlockLayout) -> str:
+        """The backend that `"auto"` takes for the plan's attention."""
+        config, shape = self.config, MODEL_SHAPES[self.config.model]
+        size = config.batch_size, shape.q_heads, config.seq_len, shape.dim // shape.q_heads
+        dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+        query = torch.empty(size, dtype=dtype, device=self._device)
+        key = query[:, : shape.kv_heads]
+        return explain(query, key, key, layout).backend
 
     def _loss(self, batch: Batch, layouts: list[BlockLayout]) -> Tensor:
         tokens = torch.from_numpy(batch.tokens).to(self._device)

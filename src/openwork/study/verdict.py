@@ -11,6 +11,10 @@ _CONTROL_MARGIN = 0.02
 """By how much the control must be worse than dense attention before quality counts."""
 _SAME_SPEED = 0.03
 """Speeds closer than this are called equal."""
+_WIDE = 1.5
+"""90th over 10th percentile of step times from which a speed is called uncertain."""
+_FEW_STEPS = 5
+"""Timed steps below which a speed is called uncertain."""
 
 
 def verdict(result: StudyResult) -> list[str]:
@@ -23,6 +27,10 @@ def verdict(result: StudyResult) -> list[str]:
         f"Dense attention ({dense.backend}) is the baseline: {_quality(dense)} after {dense.steps:.0f} steps, "
         f"{dense.tokens_per_s:,.0f} tokens/s."
     )
+    if unsure := [row.name for row in rows.values() if _unsure(row)]:
+        sentences.append(
+            f"Step times of {', '.join(unsure)} are few or spread widely, as on a busy machine: speeds are uncertain."
+        )
     gzip = result.held_out.gzip_bits_per_byte
     if not counted:
         sentences.append(f"Quality is not distinguishable at this budget: {reason}.")
@@ -64,6 +72,11 @@ def can_tell_quality(result: StudyResult) -> tuple[bool, str]:
 def seed_spread(*rows: Row) -> float:
     """The widest range of bits per byte that seeds alone make."""
     return max(max(row.bits_per_byte_seeds) - min(row.bits_per_byte_seeds) for row in rows)
+
+
+def _unsure(row: Row) -> bool:
+    times = row.step_ms
+    return times is None or times.num_samples < _FEW_STEPS or times.high > _WIDE * times.low
 
 
 def _quality(row: Row) -> str:
