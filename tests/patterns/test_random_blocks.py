@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 
 from openwork.patterns import Causal, RandomBlocks, zoo
 from openwork.patterns.chance import hash32
+from openwork.testing.pattern_rules import check_states
 from openwork.testing.strategies import LEAF_STRATEGIES
 
 
@@ -57,3 +58,10 @@ def test_seeds_draw_differently() -> None:
     q, k = np.arange(200)[:, None], np.arange(200)[None]
     masks = [(Causal() & RandomBlocks(1, 3, seed)).allows(q, k) for seed in (0, 1, 2**32)]
     assert not np.array_equal(masks[0], masks[1]) and not np.array_equal(masks[0], masks[2])
+
+
+def test_large_rectangles_stay_sound_where_looking_up_would_cost_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openwork.patterns.random_blocks._MOST_ROWS", 8)
+    for pattern in (RandomBlocks(1, 2, 3), RandomBlocks(2, 1, 3, 1, 1, 30)):
+        sets = [list(range(a, b)) for a, b in ((0, 40), (4, 30), (10, 14), (30, 45), (3, 4), (7, 9))]
+        check_states(pattern, [q for q in sets for _ in sets], [k for _ in sets for k in sets], np.arange(60))

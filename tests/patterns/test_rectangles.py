@@ -44,7 +44,7 @@ def contiguous_sets(draw: st.DrawFn, count: int = 12) -> list[list[int]]:
     sets = []
     for _ in range(count):
         first = draw(st.integers(0, LENGTH - 1))
-        sets.append(list(range(first, min(LENGTH, first + draw(st.integers(0, 15))))))
+        sets.append(list(range(first, min(LENGTH, first + draw(st.integers(0, 25))))))
     return sets
 
 

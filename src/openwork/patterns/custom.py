@@ -28,9 +28,9 @@ class Custom(Pattern):
     comparisons, not `and`, `or`, `not`, `if`. It must depend on its arguments alone.
 
     The compiler knows nothing of the rule, so it asks `fn` about every pair that the patterns around it leave open:
-    time grows with `q_len * kv_len` when it stands alone (about a minute for 65,536 tokens), and every block that is
-    not empty or full keeps a bitmask of its own. `Causal() & Window(...) & Custom(...)` is asked within the window
-    only, and `rectangles` lets whole rectangles be answered at once.
+    standing alone, time grows with `q_len * kv_len` (2 s for 16,384 tokens on one core, half a minute for 65,536).
+    `Causal() & Window(...) & Custom(...)` is asked within the window only, and `rectangles` lets whole rectangles be
+    answered at once.
 
     Source: yours.
 

@@ -16,8 +16,10 @@ from openwork.patterns.rectangles import EMPTY, FULL, PARTIAL, Spans, States, no
 
 __all__ = ["RandomBlocks"]
 
-_EXACT_ROWS = 16
-"""Rectangles of more query blocks than this are not tested slot by slot: the compiler splits them anyway."""
+_FEW_ROWS = 16
+"""Rectangles of up to this many query blocks are always tested slot by slot."""
+_MOST_ROWS = 1 << 21
+"""Query blocks looked up at once for larger ones; beyond that the compiler splits them anyway."""
 _MASK_BITS = 62
 """Block pairs of one rectangle that fit into one number of its signature."""
 
@@ -113,14 +115,20 @@ class RandomBlocks(Pattern):
         return np.stack(slots, axis=1) if len(rows) else np.zeros((0, self.count), dtype=np.int64)
 
     def states(self, q: Spans, k: Spans) -> States:
-        """Exact for contiguous sets of up to 16 query blocks; larger ones are empty only out of reach."""
+        """Exact for contiguous sets: the draws of all their query blocks are looked up."""
         i_low, i_high = q.low // self.block, q.high // self.block
         j_low, j_high = k.low // self.block, k.high // self.block
         states = np.full(len(i_low), PARTIAL, dtype=np.int8)
         states[no_tokens(q, k) | (j_high < self.skip_first) | self._out_of_reach(i_low, i_high, j_low, j_high)] = EMPTY
-        tested = np.flatnonzero((states != EMPTY) & (i_high - i_low < _EXACT_ROWS))
+        tested = np.flatnonzero(states != EMPTY)
+        rows, which = np.unique(np.stack([i_low[tested], i_high[tested]]), axis=1, return_inverse=True)
+        tall = rows[1] - rows[0] + 1
+        if tall.sum() > _MOST_ROWS:
+            few = tall <= _FEW_ROWS
+            tested, which = tested[few[which]], (np.cumsum(few) - 1)[which[few[which]]]
+            rows = rows[:, few]
         if len(tested):
-            states[tested] = self._exact_states(*(side[tested] for side in (i_low, i_high, j_low, j_high)))
+            states[tested] = self._looked_up(rows, which, j_low[tested], j_high[tested])
         return states
 
     def _out_of_reach(self, i_low: IntArray, i_high: IntArray, j_low: IntArray, j_high: IntArray) -> BoolArray:
@@ -129,27 +137,28 @@ class RandomBlocks(Pattern):
         near = np.maximum(i_high - j_low, j_high - i_low) <= self.skip_near
         return np.asarray(near | (j_low >= self.num_blocks))
 
-    def _exact_states(self, i_low: IntArray, i_high: IntArray, j_low: IntArray, j_high: IntArray) -> States:
-        first = np.unique(i_low)
-        rows = np.unique((first[:, None] + np.arange(_EXACT_ROWS)).ravel())
-        table = self._table(rows)
-        hit = np.zeros(len(i_low), dtype=bool)
-        full = np.ones(len(i_low), dtype=bool)
-        for step in range(_EXACT_ROWS):
-            here = np.flatnonzero(i_low + step <= i_high)
-            if not len(here):
-                break
-            drawn = table[np.searchsorted(rows, i_low[here] + step)]
-            inside = ((drawn >= j_low[here, None]) & (drawn <= j_high[here, None])).sum(axis=1)
-            hit[here] |= inside > 0
-            full[here] &= inside == j_high[here] - j_low[here] + 1
-        return np.where(full, FULL, np.where(hit, PARTIAL, EMPTY)).astype(np.int8)
+    def _looked_up(self, rows: IntArray, which: IntArray, j_low: IntArray, j_high: IntArray) -> States:
+        """States of rectangles: `rows[:, which[n]]` are the first and last query block of rectangle `n`."""
+        tall = rows[1] - rows[0] + 1
+        group = np.repeat(np.arange(len(tall)), tall)
+        row = np.arange(len(group)) - np.repeat(np.cumsum(tall) - tall, tall) + rows[0][group]
+        distinct, place = np.unique(row, return_inverse=True)
+        drawn = self._table(distinct)[place]
+        beyond = int(drawn.max(initial=0)) + 1
+        # one sorted list of all draws, those of each group of rows in a stretch of their own
+        listed = np.sort((group[:, None] * (beyond + 1) + drawn)[drawn >= 0])
+        base = which * (beyond + 1)
+        stop = np.searchsorted(listed, base + np.minimum(j_high, beyond), side="right")
+        hits = stop - np.searchsorted(listed, base + np.minimum(j_low, beyond), side="left")
+        # the slots of a row never repeat a block, so only full rows add up to the whole rectangle
+        full = hits == tall[which] * (j_high - j_low + 1)
+        return np.where(full, FULL, np.where(hits > 0, PARTIAL, EMPTY)).astype(np.int8)
 
     def signature(self, q: Spans, k: Spans) -> list[IntArray]:
         """Which block pairs of the rectangle were drawn, and where in their blocks the tokens start."""
         i_low, j_low = q.low // self.block, k.low // self.block
         tall, wide = q.high // self.block - i_low + 1, k.high // self.block - j_low + 1
-        small = ~no_tokens(q, k) & (tall <= _EXACT_ROWS) & (wide <= _MASK_BITS) & (tall * wide <= _MASK_BITS)
+        small = ~no_tokens(q, k) & (tall <= _FEW_ROWS) & (wide <= _MASK_BITS) & (tall * wide <= _MASK_BITS)
         bits = np.zeros(len(i_low), dtype=np.int64)
         rows = np.unique(i_low[small])
         for step in range(int(tall[small].max()) if small.any() else 0):
