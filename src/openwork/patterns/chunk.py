@@ -8,7 +8,7 @@ from typing import Any
 from openwork.patterns.annotations import IntArray
 from openwork.patterns.base import Pattern
 from openwork.patterns.checks import whole
-from openwork.patterns.rectangles import Order, Spans, States, no_tokens, states_from
+from openwork.patterns.rectangles import Spans, States, no_tokens, states_from
 from openwork.patterns.window import Window, check_sides, limits_signature
 
 __all__ = ["Chunk"]
@@ -83,7 +83,3 @@ class Chunk(Pattern):
         limits = [((q.low // self.size + s) * self.size, (q.high // self.size + s) * self.size) for s in shifts]
         otherwise = [q.low % self.size, q.low - k.low, q.shape, k.shape]
         return limits_signature(k, limits, otherwise)
-
-    def orders(self) -> tuple[Order, ...]:
-        """A band: natural order."""
-        return (Order("band"),)

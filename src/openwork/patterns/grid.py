@@ -288,7 +288,7 @@ class Grid(Pattern):
     def orders(self) -> tuple[Order, ...]:
         """Sorted by tiles of 64 tokens, within each dilation group; a sequence without dilation is a band."""
         if len(self.shape) == 1 and self.dilation == (1,):
-            return (Order("band"),)
+            return ()
         # counted: aligned tiles execute up to a quarter less where tiles are cut at the edges, and more where small
         # dilation groups would be padded; whole tiles of 64 fit blocks of 64 by themselves
         cut = any(length % tile for length, tile in zip(self.shape, _TILES[len(self.shape)], strict=True))

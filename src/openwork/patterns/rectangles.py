@@ -107,8 +107,8 @@ class Order:
     """A proposal: the pairs of `pattern` are dense when tokens stand in another order.
 
     Attributes:
-        kind: `"band"` (natural order), `"keys"` (a selection of keys), `"queries"` (a selection of queries) or
-            `"sort"` (both sides sorted by `sort_key`, ties by position).
+        kind: `"keys"` (a selection of keys), `"queries"` (a selection of queries) or `"sort"` (both sides sorted, ties
+            by position). Natural order needs no proposal.
         select: For `"keys"` and `"queries"`: 1 for the tokens selected, 0 for the others.
         sort_queries: For `"sort"`: the value that queries are sorted by; below 0 leaves the query out.
         sort_keys: For `"sort"`: the value that keys are sorted by; below 0 leaves the key out.

@@ -13,7 +13,7 @@ from openwork.errors import PatternError
 from openwork.patterns.annotations import IntArray
 from openwork.patterns.base import Pattern
 from openwork.patterns.checks import whole
-from openwork.patterns.rectangles import Order, Spans, States, difference_range, no_tokens, states_from
+from openwork.patterns.rectangles import Spans, States, difference_range, no_tokens, states_from
 
 __all__ = ["Window", "band_signature", "check_sides", "limits_signature"]
 
@@ -167,10 +167,6 @@ class Window(Pattern):
     def signature(self, q: Spans, k: Spans) -> list[IntArray]:
         """The distance of the two blocks; for scattered keys, how many stand before each limit."""
         return band_signature(q, k, self.before, self.after)
-
-    def orders(self) -> tuple[Order, ...]:
-        """A band: natural order."""
-        return (Order("band"),)
 
 
 def check_sides(pattern: Any, owner: str, remedy: str) -> None:

@@ -218,15 +218,14 @@ def check_orders(pattern: Pattern, positions: Any, annotations: Annotations | No
     allowed = mask & valid
     tokens = ListedTokens(np.arange(len(positions)), np.asarray(positions), annotations)
     for order in pattern.orders():
-        assert order.kind in ("band", "keys", "queries", "sort"), f"{pattern!r} proposes unknown order {order.kind!r}"
+        assert order.kind in ("keys", "queries", "sort"), f"{pattern!r} proposes unknown order {order.kind!r}"
         sides = {
-            "band": (None, None),
             "keys": (None, order.select),
             "queries": (order.select, None),
             "sort": (order.sort_queries, order.sort_keys),
         }[order.kind]
         for axis, of in enumerate(sides):
-            assert order.kind == "band" or of is not None or (order.kind, axis) in (("keys", 0), ("queries", 1)), (
+            assert of is not None or (order.kind, axis) in (("keys", 0), ("queries", 1)), (
                 f"{pattern!r} proposes {order.kind!r} without its function"
             )
             if of is not None:
