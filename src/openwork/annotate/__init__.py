@@ -1,0 +1,59 @@
+"""Annotators: from text and a tokenizer's character offsets to named facts per token."""
+
+from openwork.annotate.base import (
+    Annotator,
+    AnnotatorFunction,
+    TextAnnotator,
+    annotator,
+    combine,
+    is_causal,
+    require_causal,
+)
+from openwork.annotate.catalogue import annotator_for, annotator_named
+from openwork.annotate.characters import CharacterFacts, CharacterLink, to_tokens
+from openwork.annotate.documents import documents, documents_from_separators
+from openwork.annotate.headings import Heading, heading_annotator
+from openwork.annotate.html import html_headings
+from openwork.annotate.manual import manual_headings
+from openwork.annotate.markdown import markdown_headings
+from openwork.annotate.offsets import byte_offsets, check_offsets, offsets_of
+from openwork.annotate.passages import Passages, passage_tokens, passages
+from openwork.annotate.python import Python, python_source
+from openwork.annotate.rst import rst_headings
+from openwork.annotate.source import Definition, SourceFacts, SourceLanguage, Use, source_code
+
+__all__ = [
+    "Annotator",
+    "AnnotatorFunction",
+    "CharacterFacts",
+    "CharacterLink",
+    "Definition",
+    "Heading",
+    "Passages",
+    "Python",
+    "SourceFacts",
+    "SourceLanguage",
+    "TextAnnotator",
+    "Use",
+    "annotator",
+    "annotator_for",
+    "annotator_named",
+    "byte_offsets",
+    "check_offsets",
+    "combine",
+    "documents",
+    "documents_from_separators",
+    "heading_annotator",
+    "html_headings",
+    "is_causal",
+    "manual_headings",
+    "markdown_headings",
+    "offsets_of",
+    "passage_tokens",
+    "passages",
+    "python_source",
+    "require_causal",
+    "rst_headings",
+    "source_code",
+    "to_tokens",
+]
