@@ -21,7 +21,7 @@ def assert_causal_annotator(
     max_cuts: int | None = 400,
     seed: int = 0,
 ) -> None:
-    """Check that the facts of a text's first tokens are those of the text that ends with them.
+    r"""Check that the facts of a text's first tokens are those of the text that ends with them.
 
     For each cut after `t` tokens, `annotator(text up to there, offsets[:t])` must equal
     `annotator(text, offsets).prefix(t)`.
@@ -39,7 +39,7 @@ def assert_causal_annotator(
 
     Examples:
         >>> from openwork.annotate import byte_offsets, markdown_headings
-        >>> text = "# Title\\n\\ntext"
+        >>> text = "# Title\n\ntext"
         >>> assert_causal_annotator(markdown_headings, text, byte_offsets(text))
     """
     spans = check_offsets(text, offsets)
