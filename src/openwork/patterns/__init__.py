@@ -7,6 +7,7 @@ from openwork.patterns.base import And, Not, Or, Pattern, PerHead
 from openwork.patterns.causal import Causal, Dense
 from openwork.patterns.chunk import Chunk
 from openwork.patterns.custom import Custom
+from openwork.patterns.declarations import Declarations
 from openwork.patterns.dilated import Dilated
 from openwork.patterns.first import First
 from openwork.patterns.flags import Keys, Queries
@@ -28,6 +29,7 @@ __all__ = [
     "Causal",
     "Chunk",
     "Custom",
+    "Declarations",
     "Dense",
     "Dilated",
     "Earlier",
