@@ -71,3 +71,18 @@ def test_a_child_does_not_inherit_the_mark_of_its_parent() -> None:
 
 def test_the_report_says_what_was_measured() -> None:
     assert "resident memory" in PeakMemory().meaning
+
+
+def test_what_came_before_a_restart_is_not_counted() -> None:
+    script = """
+from openwork.measure import PeakMemory
+with PeakMemory() as memory:
+    block = bytearray(200 << 20)
+    block = None
+    memory.restart()
+print(memory.peak_bytes - memory.start_bytes)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    if sys.platform != "linux":
+        pytest.skip("only Linux forgets the mark of a process")
+    assert int(run.stdout) < 20 << 20

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from openwork.errors import AnnotationError, DataError, StudyError
+from openwork.patterns import Causal, Window
 from openwork.runs import Lock
 from openwork.study import Contender, StudyConfig, StudyResult, conduct, contender_from_text, run
 from openwork.study.trainer import Interrupted, Trainer
@@ -261,3 +262,13 @@ def test_an_error_in_a_worker_is_the_studys_own(tiny: Tiny, monkeypatch: pytest.
     monkeypatch.setattr(conduct, "_WORKER", f"print('{words}'); raise SystemExit(2)")
     with pytest.raises(DataError, match="the words"):
         run(tiny(isolate=True))
+
+
+def test_options_may_be_given_without_a_configuration(tiny: Tiny) -> None:
+    config = tiny()
+    options = {name: getattr(config, name) for name in ("data", "out", "tokenizer", "model", "device", "seq_len")}
+    patterns = ["near: Causal() & Window(before=7)", Causal() & Window(before=9)]
+    result = run(patterns=patterns, steps=2, batch_size=1, isolate=False, **options)
+    assert [row.name for row in result.rows] == ["dense", "near", "Causal() & Window(before=9, after=0)"]
+    assert result.config.steps == 2
+    assert run(config, steps=1, fresh=True).records[0].steps == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 from pathlib import Path
@@ -53,17 +54,19 @@ class PeakMemory:
         return "high-water mark of resident memory of the plan's own process since it started"
 
     def __enter__(self) -> PeakMemory:
+        self.restart()
+        if not self._cuda:
+            self.start_bytes = _current_bytes()
+        return self
+
+    def restart(self) -> None:
+        """Forgets the mark so far: what was needed up to here is not part of the measurement."""
         if self._cuda:
             self._cuda.reset_peak_memory_stats()
-            return self
-        if _CLEAR.exists():
-            try:
+        elif _CLEAR.exists():
+            # where the system refuses, the mark counts from the start of the process: still an upper bound
+            with contextlib.suppress(OSError):
                 _CLEAR.write_text(_RESET_PEAK)
-            except OSError:
-                # without the reset the mark counts from the start of the process: still an upper bound
-                pass
-        self.start_bytes = _current_bytes()
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.read()

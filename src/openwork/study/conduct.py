@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import torch
 
 from openwork import errors
 from openwork.errors import OpenworkError, StudyError
+from openwork.patterns import Pattern
+from openwork.plan import Plan
 from openwork.runs import read_json, write_json
-from openwork.study.config import MODEL_SHAPES, StudyConfig
+from openwork.study.config import MODEL_SHAPES, StudyConfig, with_contenders
 from openwork.study.environment import environment, resolve_device
 from openwork.study.folder import RunPlace, StudyFolder
 from openwork.study.masks import read_mask
@@ -36,17 +39,27 @@ _STOP_SECONDS = 60.0
 _WORKER = "import sys; from openwork.study.worker import main; sys.exit(main(sys.argv[1:]))"
 
 
-def run(config: StudyConfig, *, fresh: bool = False, report: Report = lambda event: None) -> StudyResult:
+def run(
+    config: StudyConfig | None = None,
+    *,
+    patterns: Sequence[str | Pattern | Plan] = (),
+    fresh: bool = False,
+    report: Report = lambda event: None,
+    **options: Any,
+) -> StudyResult:
     """Trains one model under several plans, dense attention always among them, and says what each saved and cost.
 
     Every plan starts from the same weights and sees the same batches. What is done is kept in `config.out`: a study
     that was stopped, by whatever, goes on when it is run again with the same configuration, and ends with the losses
-    of an unbroken one, bit for bit on a CPU. With `config.isolate` each run has a process of its own. docs/study.md has an example.
+    of an unbroken one, bit for bit on a CPU. With `config.isolate` each run has a process of its own. docs/study.md has
+    an example.
 
     Args:
-        config: What to train on what.
+        config: What to train on what; `None` where the options say it all.
+        patterns: More plans to compare, each named by its text (`"name: pattern"` names it).
         fresh: Remove an earlier study in `config.out` first.
         report: Told of progress, as dictionaries with an `event`.
+        options: Fields of `StudyConfig`, in place of those of `config`.
 
     Returns:
         Figures, verdict, and where record and page are.
@@ -57,6 +70,8 @@ def run(config: StudyConfig, *, fresh: bool = False, report: Report = lambda eve
         StudyError: `config.out` cannot be written, is in use or holds another study; or a run cannot go on.
         KeyboardInterrupt: Stopped by Ctrl-C, after saving.
     """
+    config = StudyConfig(**options) if config is None else replace(config, **options)
+    config = with_contenders(config, patterns)
     device = resolve_device(config.device)
     _check_inputs(config)
     corpus = corpus_of(config)
@@ -150,8 +165,10 @@ def _one_run(
 
 def _run_in_process(folder: StudyFolder, place: RunPlace, number: int, report: Report) -> None:
     command = [sys.executable, "-c", _WORKER, str(folder.path.absolute()), str(number)]
+    # threads that sleep while they wait: where other processes run too, spinning ones make a step ten times as long
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
     # a session of its own: Ctrl-C reaches this process, which asks the worker to save and stop
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment)
     try:
         failure = _follow(process, report)
     except BaseException:

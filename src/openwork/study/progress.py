@@ -12,6 +12,9 @@ from openwork.study.config import StudyConfig
 
 __all__ = ["StudyProgress"]
 
+_EVALUATION = 0.1
+"""Share of a bar that measuring quality takes, beside the 1 of training."""
+
 
 class StudyProgress:
     """Shows what `run` reports: call it with each event while the context is open.
@@ -65,7 +68,7 @@ class StudyProgress:
         self._finish()
         seed = f", seed {event['seed']}" if self._config.seeds > 1 else ""
         self._name = f"{event['number'] + 1}/{event['total']} {event['name'][:40]}{seed}"
-        self._task = self._progress.add_task(self._name, total=1.0, figures="starting")
+        self._task = self._progress.add_task(self._name, total=1 + _EVALUATION, figures="starting")
 
     def _on_step(self, event: dict[str, Any]) -> None:
         config = self._config
@@ -77,7 +80,9 @@ class StudyProgress:
         self._update(min(1.0, max(shares)), f"step {event['step']}, loss {event['loss']:.3f}")
 
     def _on_evaluate(self, event: dict[str, Any]) -> None:
-        self._update(event["done"] / event["total"], f"measuring quality, {event['done']}/{event['total']}")
+        self._update(
+            1 + _EVALUATION * event["done"] / event["total"], f"measuring quality, {event['done']}/{event['total']}"
+        )
 
     def _update(self, share: float, figures: str) -> None:
         if self._task is not None:
@@ -87,7 +92,7 @@ class StudyProgress:
         for task in self._preparing.values():
             self._progress.update(task, total=1, completed=1)
         if self._task is not None:
-            self._progress.update(self._task, completed=1.0, figures="done")
+            self._progress.update(self._task, completed=1 + _EVALUATION, figures="done")
 
     def finish(self) -> None:
         """Shows the last run as done."""

@@ -40,5 +40,5 @@ def standard_library(*, seconds: float = 55.0, out: Path | str = "openwork-demo"
         include=("*.py",),
         exclude=("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data"),
         max_bytes=8 << 20,
-        eval_tokens=65_536,
+        eval_tokens=32_768,
     )

@@ -99,8 +99,10 @@ class Trainer:
             self._build()
             if loaded is not None:
                 self._restore(*loaded)
+                del loaded
             self.state.sessions += 1
             self._memory = memory
+            memory.restart()
             self._last_save = time.monotonic()
             try:
                 self._train()
@@ -161,6 +163,8 @@ class Trainer:
         if self._device.type == "cuda":
             tensors["cuda_rng"] = torch.cuda.get_rng_state(self._device)
         save_checkpoint(self._checkpoint, self.state, tensors)
+        # a checkpoint's copy in memory is not what the plan needs
+        self._memory.restart()
         self._last_save = time.monotonic()
 
     def _pause(self) -> None:
@@ -282,7 +286,7 @@ class Trainer:
         while first < total:
             numbers = list(range(first, min(first + self.config.batch_size, total)))
             batch = self._held_out.sequences(numbers)
-            nats += float(self._loss(batch, self._layouts(batch)).double().sum())
+            nats += float(self._loss(batch, self._layouts(batch)).cpu().double().sum())
             first += len(numbers)
             state.evaluating = first, nats
             self._tell("evaluate", done=first, total=total)

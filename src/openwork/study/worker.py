@@ -74,6 +74,10 @@ def main(arguments: list[str]) -> int:
         return FAILED
     except BrokenPipeError:
         return STOPPED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _tell({"event": "error", "kind": "StudyError", "message": f"{where}{error.strerror or error}."})
+        return FAILED
     return 0
 
 
