@@ -25,8 +25,9 @@ def check(case, backend, dtype, run):
     found = run(results, case, case_inputs(case, dtype), backend)
     assert found.keys() == exact.keys()
     for name, tensor in found.items():
-        # float64 is its own oracle; torch's flash attention takes exp to 20 bits where the inputs are half precision
-        ulps = 128 if dtype == torch.float64 or (name == "lse" and dtype != torch.float32) else 2
+        # what is merged rounds once more; float64 is its own oracle; torch's flash attention takes exp to 20 bits
+        # where the inputs are half precision
+        ulps = 128 if dtype == torch.float64 or (name == "lse" and dtype != torch.float32) else 4
         assert_no_worse_than(
             tensor, reference[name], exact[name], name=f"{case.name}: {name}", ulps=ulps, magnitude=1.0
         )

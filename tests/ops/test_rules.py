@@ -31,6 +31,9 @@ RULE_CASES = [
         "shuffled-per-head",
         "everything-window",
         "everything-shuffled",
+        "compiled-strided",
+        "compiled-per-head-everything",
+        "compiled-padded",
         "causal-63x63-output-only",
         "causal-top-left-wide",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from openwork.layout.data import BlockLayout
-from openwork.ops.registry import choose
+from openwork.ops.registry import as_given, choose
 from openwork.ops.result import AttentionResult
 from openwork.ops.validation import make_call
 
@@ -87,4 +87,5 @@ def sparse_attention(
         dropout_p=dropout_p,
         dropout_seed=dropout_seed,
     )
-    return AttentionResult(*choose(call, backend).run(call))
+    with as_given(query.device):
+        return AttentionResult(*choose(call, backend).run(call))

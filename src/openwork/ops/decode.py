@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from openwork.errors import ArgumentError
+from openwork.ops.registry import as_given
 from openwork.ops.result import AttentionResult
 from openwork.ops.validation import (
     check_alibi_slopes,
@@ -88,7 +89,8 @@ def decode_attention(
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
     outputs, lses, order = [], [], []
     for bundle in _bundles(_checked(visible, batch, q_heads, key.shape[2]), q_heads, key.shape[1]):
-        output, lse = _attend(query, key, value, bundle, options, dtype)
+        with as_given(query.device):
+            output, lse = _attend(query, key, value, bundle, options, dtype)
         outputs.append(output)
         lses.append(lse)
         order.append(bundle.q_rows.reshape(-1))

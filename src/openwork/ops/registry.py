@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 
 from openwork.errors import ArgumentError, BackendError
 from openwork.ops.backends.call import Backend, Call
@@ -10,12 +13,19 @@ from openwork.ops.backends.gather import GatherBackend
 from openwork.ops.backends.reference import ReferenceBackend
 from openwork.ops.backends.sdpa import SdpaBackend
 
-__all__ = ["BACKENDS", "backend_names", "choose", "refusals"]
+__all__ = ["BACKENDS", "as_given", "backend_names", "choose", "refusals"]
 
 BACKENDS: tuple[Backend, ...] = (SdpaBackend(), GatherBackend(), ReferenceBackend())
 """In the order in which `"auto"` asks them: a new backend joins here, and in nothing else."""
 
 _log = logging.getLogger("openwork.ops")
+
+
+def as_given(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which products are computed in the dtype of their inputs, inside `torch.autocast` too."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def backend_names() -> tuple[str, ...]:

@@ -5,16 +5,39 @@ A backend joins the suite by its line in `openwork.ops.registry`; a kernel of yo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from openwork.errors import AnnotationWarning
+from openwork.layout.compile import compile_layout
 from openwork.layout.data import BlockLayout
 from openwork.ops.api import sparse_attention
+from openwork.patterns import (
+    Annotations,
+    Causal,
+    Chunk,
+    Dilated,
+    First,
+    Grid,
+    Keys,
+    Linked,
+    Pattern,
+    PerHead,
+    PowersOfTwo,
+    Queries,
+    RandomBlocks,
+    Same,
+    Strided,
+    Summary,
+    Window,
+)
 from openwork.testing.inputs import AttentionInputs, awkward_masks, make_inputs, random_mask
 from openwork.testing.layouts import shuffled_layout
 
@@ -237,5 +260,61 @@ def _option_cases() -> list[Case]:
     return [*cases, Case("causal-top-left-wide", top_left, **shared, lse_gradient=False)]  # type: ignore[arg-type]
 
 
-CASES: tuple[Case, ...] = (*_shape_cases(), *_head_cases(), *_option_cases())
+def _notes(length: int) -> Annotations:
+    generator = np.random.default_rng(7)
+    links = np.array([[40, 48, 3, 9], [60, 61, 0, 30], [90, 100, 50, 58]])
+    return Annotations(
+        length=length,
+        flags={"flag": generator.random(length) < 0.08},
+        labels={"label": generator.integers(-1, 5, length)},
+        links={"link": links[links[:, 1] <= length]},
+    )
+
+
+def _compiled(pattern: Pattern, q_len: int = 100, kv_len: int = 100, **arguments: Any) -> BlockLayout:
+    arguments = {"annotations": _notes(kv_len), "block_size": (16, 16), **arguments}
+    with warnings.catch_warnings():
+        # the short lengths hold no link
+        warnings.simplefilter("ignore", AnnotationWarning)
+        return compile_layout(pattern, q_len=q_len, kv_len=kv_len, **arguments)
+
+
+def _compiled_cases() -> list[Case]:
+    causal = Causal()
+    patterns = {
+        "strided": causal & (Window(before=15) | Strided(16)),
+        "fixed": causal & (Chunk(16) | Summary(16, 2)),
+        "flagged": causal & (Window(before=20) | Keys("flag") | First(keys=3)),
+        "global-rows": Window(before=5, after=5) | First(queries=4) | Queries("flag") | Keys("flag"),
+        "dilated": causal & Dilated(before=60, step=4),
+        "labels": causal & Same("label"),
+        "linked": causal & (Window(before=10) | Linked("link")),
+        "grid": Grid((10, 10), (3, 5), causal=False),
+        "powers": causal & PowersOfTwo(),
+        "random-blocks": causal & RandomBlocks(block=8, count=2, seed=5) | Window(before=3),
+        "not": causal & ~Window(before=10),
+        "nothing": causal & ~causal,
+    }
+    shared: dict[str, Any] = {"batch": 2, "q_heads": 4, "kv_heads": 2}
+    cases = [Case(f"compiled-{name}", partial(_compiled, pattern), **shared) for name, pattern in patterns.items()]
+    cases += [
+        Case(f"compiled-{name}-wide", partial(_compiled, pattern, 40, 100), **shared)
+        for name, pattern in patterns.items()
+        if name in ("strided", "flagged", "labels", "dilated")
+    ]
+    per_head = PerHead(patterns["strided"], patterns["flagged"], patterns["labels"], causal)
+    padded = np.stack([np.arange(100) - 20, np.arange(100)])
+    padded[padded < 0] = -1
+    options: dict[str, Any] = {"sink": True, "alibi": True, "dropout_p": 0.2, "softcap": 3.0}
+    return [
+        *cases,
+        Case("compiled-per-head", partial(_compiled, per_head), **shared),
+        Case("compiled-per-head-everything", partial(_compiled, per_head), **shared, **options),
+        Case("compiled-padded", partial(_compiled, patterns["flagged"], kv_positions=padded), **shared, **options),
+        Case("compiled-strided-everything", partial(_compiled, patterns["strided"]), **shared, **options),
+        Case("compiled-labels-everything", partial(_compiled, patterns["labels"]), **shared, **options),
+    ]
+
+
+CASES: tuple[Case, ...] = (*_shape_cases(), *_head_cases(), *_option_cases(), *_compiled_cases())
 """Every case of the suite."""

@@ -13,9 +13,17 @@ from torch import Tensor
 from openwork.errors import BackendError
 from openwork.layout.data import BlockLayout
 from openwork.ops.backends.call import Call
-from openwork.ops.backends.gather_heads import Share, add_from_order, extras_of, keys_of, query_of, shares_of
+from openwork.ops.backends.gather_heads import (
+    Share,
+    add_from_order,
+    extras_of,
+    in_base_2,
+    keys_of,
+    query_of,
+    shares_of,
+)
 from openwork.ops.backends.gather_plan import Tuning
-from openwork.ops.backends.gather_tiles import Gradients, Heads, Scratch, backward_unit, forward_unit
+from openwork.ops.backends.gather_tiles import LN2, LOG2E, Gradients, Heads, Scratch, backward_unit, forward_unit
 from openwork.ops.backends.threads import run_jobs
 
 __all__ = ["GatherBackend"]
@@ -146,6 +154,7 @@ def _forward_share(call: Call, share: Share, output: Tensor, lse: Tensor) -> Non
         lse=share.take_q(lse),
         extras=extras_of(call, share),
         scratch=Scratch(dtype, call.query.device),
+        in_base_2=in_base_2(call),
     )
     key, value = share.take_kv(call.key, dtype), share.take_kv(call.value, dtype)
     for plan in share.plans:
@@ -253,6 +262,8 @@ def _backward_share(call: Call, share: Share, incoming: _Incoming, totals: _Outg
         for total, own in zip((grad_key, grad_value), ordered, strict=True):
             if total is not None and own is not None:
                 add_from_order(total, own, plan)
+    if grad_key is not None and heads.in_base_2:
+        grad_key.mul_(LN2)
     if totals.query is not None and grad_query is not None:
         grad_query.mul_(call.scale)
         share.put_q(totals.query, grad_query)
@@ -285,9 +296,10 @@ def _heads_backward(call: Call, share: Share, incoming: _Incoming) -> tuple[Head
     heads = Heads(
         query=query_of(call, share),
         output=output,
-        lse=lse.masked_fill(empty, torch.inf),
+        lse=(lse * (LOG2E if in_base_2(call) else 1.0)).masked_fill_(empty, torch.inf),
         extras=extras_of(call, share),
         scratch=Scratch(dtype, call.query.device),
+        in_base_2=in_base_2(call),
         grad_output=dout.contiguous(),
         offset=offset,
     )

@@ -12,10 +12,10 @@ from torch import Tensor
 from openwork.layout.data import BlockLayout
 from openwork.ops.backends.call import Call, positions
 from openwork.ops.backends.gather_plan import PartPlan, Tuning, plan_plane
-from openwork.ops.backends.gather_tiles import Extras, Keys
+from openwork.ops.backends.gather_tiles import LOG2E, Extras, Keys
 from openwork.ops.hash import dropout_rows
 
-__all__ = ["Share", "add_from_order", "extras_of", "keys_of", "query_of", "shares_of"]
+__all__ = ["Share", "add_from_order", "extras_of", "in_base_2", "keys_of", "query_of", "shares_of"]
 
 _MANY_PAIRS = 1_000_000
 
@@ -116,9 +116,15 @@ def _as_slice(rows: np.ndarray[tuple[int], np.dtype[np.int64]], device: torch.de
     return torch.tensor(rows, device=device)
 
 
+def in_base_2(call: Call) -> bool:
+    """Whether scores can be in base 2 from the start: nothing bends them."""
+    return call.softcap is None and call.alibi_slopes is None
+
+
 def query_of(call: Call, share: Share) -> Tensor:
-    """`[M, G, q_len, D]`, scaled; queries that see no key zeroed."""
-    query = share.take_q(call.query).to(call.compute_dtype) * call.scale
+    """`[M, G, q_len, D]`, scaled, into base 2 where possible; queries that see no key zeroed."""
+    scale = call.scale * LOG2E if in_base_2(call) else call.scale
+    query = share.take_q(call.query).to(call.compute_dtype) * scale
     if share.empty is not None:
         query.masked_fill_(share.empty[:, None], 0.0)
     return query.contiguous()

@@ -54,14 +54,14 @@ class Piece:
         stop: One past the last column.
         kinds: int64 `[tiles, row blocks, column blocks]`, rows of the mask table.
         rows: Rows of the unit, short last blocks cut.
-        forbidden: bool, ready to use, broadcasting to `[.., tiles, 1, rows, columns]`; None is made when needed.
+        bits: What `PartPlan.bits` returns for float32, ready to use; None is made when needed.
     """
 
     first: int
     stop: int
     kinds: Tensor
     rows: int
-    forbidden: Tensor | None = None
+    bits: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,17 +121,28 @@ class PartPlan:
     kv_valid_index: Tensor | None
     masks: Tensor
 
-    def forbidden(self, piece: Piece) -> Tensor:
-        """Bool `[tiles, 1, rows, columns]` (`[rows, columns]` for a slab): pairs of the piece that are not allowed."""
-        if piece.forbidden is not None:
-            return piece.forbidden
+    def bits(self, piece: Piece, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Integers as wide as `dtype`, `[tiles, 1, rows, columns]` (`[rows, columns]` for a slab).
+
+        The first has all bits set where a pair is allowed and none elsewhere; the second has those of -inf where it
+        is forbidden and none elsewhere.
+        """
+        if piece.bits is not None and dtype == torch.float32:
+            return piece.bits
+        integer = torch.int32 if dtype == torch.float32 else torch.int64
+        allowed = self.allowed(piece)
+        minus_infinity = torch.full((), -torch.inf, dtype=dtype, device=allowed.device).view(integer)
+        return allowed.to(integer).neg_(), (~allowed).to(integer).mul_(minus_infinity)
+
+    def allowed(self, piece: Piece) -> Tensor:
+        """The pairs of a piece as booleans, in the shape of `bits`."""
         tiles, _q_blocks, kv_blocks = piece.kinds.shape
         bits = self.masks[piece.kinds]
         shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
-        allowed = ((bits.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., : self.kv_block]
+        allowed = ((bits.unsqueeze(-1) >> shifts) & 1).bool().flatten(-2)[..., : self.kv_block]
         allowed = allowed.permute(0, 1, 3, 2, 4).reshape(tiles, -1, kv_blocks * self.kv_block)
         allowed = allowed[:, : piece.rows, : piece.stop - piece.first]
-        return (allowed == 0).squeeze(0) if tiles == 1 else (allowed == 0).unsqueeze(1)
+        return allowed.squeeze(0) if tiles == 1 else allowed.unsqueeze(1)
 
 
 def plan_plane(plane: Plane, heads: int, tuning: Tuning, device: torch.device) -> tuple[PartPlan, ...]:
@@ -312,16 +323,17 @@ class _Planner:
             if key not in self.made:
                 self.made[key] = self.expanded(Piece(first, last, self.tensor(own), rows))
             known = self.made[key]
-            yield Piece(first, last, known.kinds, rows, known.forbidden)
+            yield Piece(first, last, known.kinds, rows, known.bits)
 
     def expanded(self, piece: Piece) -> Piece:
-        size = piece.kinds.shape[0] * piece.rows * (piece.stop - piece.first)
+        size = 8 * piece.kinds.shape[0] * piece.rows * (piece.stop - piece.first)
         if size > self.budget[0]:
             return piece
         self.budget[0] -= size
         part = self.part
         bare = PartPlan((), part.kv_block, 0, None, None, None, None, self.table)
-        return Piece(piece.first, piece.stop, piece.kinds, piece.rows, bare.forbidden(piece).contiguous())
+        bits = bare.bits(piece, torch.float32)
+        return Piece(piece.first, piece.stop, piece.kinds, piece.rows, (bits[0].contiguous(), bits[1].contiguous()))
 
 
 def _extents(part: Part) -> tuple[Int64Array, Int64Array, Int64Array]:

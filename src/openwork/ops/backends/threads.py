@@ -30,6 +30,8 @@ def run_jobs(jobs: Sequence[Callable[[], T]]) -> Iterator[T]:
 
     def begin() -> None:
         torch.set_num_threads(1)
+        # a thread takes the global number when it first asks: it asks now, while that is 1
+        torch.get_num_threads()
         torch.set_grad_enabled(False)
         started.wait()
 
