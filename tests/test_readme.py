@@ -29,6 +29,7 @@ def test_it_opens_with_a_sentence_a_picture_the_commands_and_the_code() -> None:
     assert (ROOT / picture).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_python_runs_on_a_laptop(tmp_path) -> None:
     (code,) = blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 20

@@ -274,6 +274,7 @@ def readings(python_files: dict[str, str]) -> dict[str, tuple[Read, Oracle]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_link_agrees_with_symtable(readings):
     assert len(readings) >= 50
     wrong = {name: wrong_links(*reading) for name, reading in readings.items()}

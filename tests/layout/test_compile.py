@@ -68,6 +68,7 @@ def _for_keys(notes: ow.Annotations, most: int, kv_len: int) -> ow.Annotations:
     return ow.Annotations(notes.length, notes.flags, notes.labels, links, kv_length=kv_len)
 
 
+@pytest.mark.slow
 @settings(max_examples=1500)
 @given(pattern=patterns(), arguments=surroundings())
 def test_a_layout_is_the_dense_enumeration(pattern, arguments):
@@ -75,6 +76,7 @@ def test_a_layout_is_the_dense_enumeration(pattern, arguments):
     layout_contract(ow.compile_layout(pattern, **arguments), ow.bind(pattern, **bound).to_dense())
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(pattern=per_head(), arguments=surroundings())
 def test_every_head_has_its_own_pattern(pattern, arguments):
@@ -84,6 +86,7 @@ def test_every_head_has_its_own_pattern(pattern, arguments):
     assert layout.heads == len(pattern.patterns)
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(
     pattern=patterns(max_leaves=4),

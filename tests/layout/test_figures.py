@@ -32,6 +32,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_parts_bring_executed_pairs_near_the_useful_ones(name):
     pattern, most, plain = CASES[name]

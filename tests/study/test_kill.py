@@ -58,6 +58,7 @@ def steps_done(place: Path) -> int:
     return saved[0].step if saved else 0
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_it_ends_like_an_unbroken_study(texts: Path, tmp_path: Path) -> None:
     config = StudyConfig(
         data=texts,
@@ -108,6 +109,7 @@ def test_killed_and_interrupted_it_ends_like_an_unbroken_study(texts: Path, tmp_
         assert ours.sessions == 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_a_code(texts: Path, tmp_path: Path) -> None:
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "
     limit += "from openwork.cli.main import main; sys.exit(main(sys.argv[1:]))"
