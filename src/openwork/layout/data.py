@@ -379,6 +379,12 @@ class BlockLayout:
             arrays.append(array)
         return replace(self, q_positions=arrays[0], kv_positions=arrays[1], _cache={})
 
+    def draw(self) -> str:
+        """A text picture, plane by plane: rows are queries, columns are keys, `#` is allowed."""
+        from openwork.layout.draw import draw_layout
+
+        return draw_layout(self)
+
     def __repr__(self) -> str:
         from openwork.layout.show import layout_text
 

@@ -1,4 +1,4 @@
-"""`draw`: a pattern as a text picture."""
+"""`draw`: a pattern or a layout as a text picture."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy as np
 from openwork.errors import PatternError
 from openwork.layout.bind import bind
 from openwork.layout.compile import compile_layout
-from openwork.layout.data import Plane
+from openwork.layout.data import BlockLayout, Plane
 from openwork.layout.overview import cell_counts, cell_edges
 from openwork.patterns.annotations import Annotations, BoolArray, IntArray
 from openwork.patterns.base import Pattern, PerHead
 
-__all__ = ["SHADES", "draw", "draw_mask", "shade_cells"]
+__all__ = ["SHADES", "draw", "draw_layout", "draw_mask", "draw_plane", "shade_cells"]
 
 SHADES = ".:-+*#"
 """None of the pairs of a cell, then up to 1, 10 and 50 percent, more, all."""
@@ -66,9 +66,42 @@ def draw(pattern: Pattern, q_len: int, kv_len: int | None = None, annotations: A
         )
     if max(q_len, kv_len) <= _MOST_PAIRS:
         return draw_mask(bind(pattern, q_len=q_len, kv_len=kv_len, annotations=annotations).to_dense()[0, 0])
-    layout = compile_layout(pattern, q_len=q_len, kv_len=kv_len, annotations=annotations)
-    shades = shade_cells(layout.plane(), _MOST_PAIRS)
-    cell = f"{q_len / len(shades):.4g} x {kv_len / shades.shape[1]:.4g}"
+    return draw_plane(compile_layout(pattern, q_len=q_len, kv_len=kv_len, annotations=annotations).plane())
+
+
+def draw_layout(layout: BlockLayout) -> str:
+    """A text picture of what a layout allows, plane by plane; what `BlockLayout.draw` gives.
+
+    >>> from openwork.patterns import Causal, PerHead, Window
+    >>> heads = PerHead(Causal(), Window(before=0), Causal())
+    >>> print(draw_layout(compile_layout(heads, q_len=2, kv_len=2)))
+    plane 0: head 0, 2
+    # .
+    # #
+    plane 1: head 1
+    # .
+    . #
+    """
+    if len(layout.planes) == 1:
+        return draw_plane(layout.planes[0])
+    lines = []
+    for number, plane in enumerate(layout.planes):
+        users = []
+        for row in range(layout.batch):
+            heads = ", ".join(map(str, np.flatnonzero(layout.index[row] == number)))
+            if heads:
+                sequence = f"sequence {row}" if layout.batch > 1 else ""
+                users.append(" ".join(filter(None, (sequence, f"head {heads}" if layout.heads > 1 else ""))))
+        lines += [f"plane {number}: {'; '.join(users)}", draw_plane(plane)]
+    return "\n".join(lines)
+
+
+def draw_plane(plane: Plane) -> str:
+    """A text picture of one plane; above 64 queries or keys a character is a cell of many pairs."""
+    if max(plane.q_len, plane.kv_len) <= _MOST_PAIRS:
+        return draw_mask(plane.to_dense())
+    shades = shade_cells(plane, _MOST_PAIRS)
+    cell = f"{plane.q_len / len(shades):.4g} x {plane.kv_len / shades.shape[1]:.4g}"
     rows = [" ".join(SHADES[shade] for shade in row) for row in shades]
     return "\n".join([*rows, f"(a cell is {cell} pairs: . none, : to 1 %, - to 10 %, + to 50 %, * more, # all)"])
 
