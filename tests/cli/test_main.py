@@ -74,6 +74,14 @@ def test_a_mistyped_command_line_is_one_line(capsys, arguments, line) -> None:
     assert err.count("\n") == 1
 
 
+def test_a_refused_study_is_one_line_too(capsys) -> None:
+    assert frame.main(["study", "--data", "no-such-directory"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: --data no-such-directory does not exist")
+    assert err.count("\n") == 1
+
+
 def test_version(capsys) -> None:
     assert frame.main(["--version"]) == 0
     assert capsys.readouterr().out == f"openwork {__version__}\n"

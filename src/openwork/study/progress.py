@@ -40,16 +40,18 @@ class StudyProgress:
         self._name = ""
 
     def __enter__(self) -> StudyProgress:
-        self._progress.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._progress.__exit__(kind, error, at)
+        # a study that is refused before it starts ends in its error line alone, not in that of an empty display too
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Shows one event."""
         show = getattr(self, f"_on_{event['event']}", None)
         if show is not None:
+            self._progress.start()
             show(event)
 
     def _on_resume(self, event: dict[str, Any]) -> None:
