@@ -37,8 +37,13 @@ PATIENCE_S = 60.0
 
 @contextlib.contextmanager
 def started(*command: str, **options: object) -> Iterator[subprocess.Popen[str]]:
-    """A process that does not outlive the test."""
-    process = subprocess.Popen(command, text=True, **options)
+    """A process that does not outlive the test, and that an interrupt reaches."""
+
+    def heed_interrupts() -> None:
+        # a shell starts its background jobs with interrupts ignored, and every child would inherit that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(command, text=True, preexec_fn=heed_interrupts, **options)
     try:
         yield process
     finally:
@@ -58,7 +63,6 @@ def steps_done(place: Path) -> int:
     return saved[0].step if saved else 0
 
 
-@pytest.mark.slow
 def test_killed_and_interrupted_it_ends_like_an_unbroken_study(texts: Path, tmp_path: Path) -> None:
     config = StudyConfig(
         data=texts,
@@ -109,7 +113,6 @@ def test_killed_and_interrupted_it_ends_like_an_unbroken_study(texts: Path, tmp_
         assert ours.sessions == 2
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_a_code(texts: Path, tmp_path: Path) -> None:
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "
     limit += "from openwork.cli.main import main; sys.exit(main(sys.argv[1:]))"
