@@ -28,7 +28,7 @@ check: setup
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
-	@$(VENV)/bin/codespell
+	@git ls-files -z | xargs -0 $(VENV)/bin/codespell
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m "not slow and not gpu"
 
 test-all:
