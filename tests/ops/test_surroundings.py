@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -103,6 +104,27 @@ def test_jobs_keep_their_order_and_leave_the_number_of_threads_alone():
     assert found == list(range(20))
     assert set(seen) == {1}
     assert torch.get_num_threads() == 3
+
+
+@pytest.fixture
+def three_threads():
+    torch.set_num_threads(3)
+
+
+def test_func_grad_and_inference_mode_reach_the_threads(three_threads, backend, refused_is_skipped):
+    inputs = make_inputs(q_len=40, q_heads=4)
+    layout = BlockLayout.from_mask(np.stack([awkward_masks(40, 40)["window"]] * 2 + [np.tri(40, dtype=bool)] * 2))
+
+    def attend(query):
+        return sparse_attention(query, inputs.key, inputs.value, layout, backend=backend).output
+
+    plain = refused_is_skipped(attend, inputs.query)
+    with torch.inference_mode():
+        assert torch.equal(attend(inputs.query), plain)
+        assert torch.equal(attend(inputs.query.clone()), plain)
+    query = inputs.query.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(attend(query).square().sum(), query)
+    torch.testing.assert_close(torch.func.grad(lambda x: attend(x).square().sum())(inputs.query), expected)
 
 
 def test_a_job_that_fails_says_so():

@@ -29,7 +29,7 @@ from openwork.ops.backends.threads import run_jobs
 __all__ = ["GatherBackend"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_ON_ACCELERATORS = Tuning(score_pairs=64 << 20, max_width=8192, heads=64, bundle_all=True)
+_ON_ACCELERATORS = Tuning(score_pairs=64 << 20, max_width=8192, heads=64, jobs=1, bundle_all=True)
 
 
 class GatherBackend:
@@ -141,7 +141,8 @@ def _forward(call: Call, tuning: Tuning) -> tuple[Tensor, Tensor]:
     output = torch.zeros(shape, dtype=call.compute_dtype, device=call.query.device)
     lse = torch.full(shape[:3], -torch.inf, dtype=call.compute_dtype, device=call.query.device)
 
-    for _ in run_jobs([partial(_forward_share, call, share, output, lse) for share in shares_of(call, tuning)]):
+    jobs = [partial(_forward_share, call, share, output, lse) for share in shares_of(call, tuning)]
+    for _ in run_jobs(jobs, threads=output.device.type == "cpu"):
         pass
     return output, lse
 
@@ -216,7 +217,7 @@ def _backward(call: Call, tuning: Tuning, incoming: _Incoming, needed: tuple[boo
     shares = shares_of(call, tuning)
     jobs = [partial(_backward_share, call, share, incoming, totals) for share in shares]
     # key heads may belong to several shares: they are added here, in one order
-    for share, own in zip(shares, run_jobs(jobs), strict=True):
+    for share, own in zip(shares, run_jobs(jobs, threads=device.type == "cpu"), strict=True):
         for total, part in ((totals.key, own.key), (totals.value, own.value)):
             if total is not None and part is not None:
                 flat = total.flatten(0, 1)

@@ -102,11 +102,11 @@ def _shares(
 
 
 def _together(plans: tuple[PartPlan, ...], heads: int, group: int, tuning: Tuning) -> int:
-    """How many key heads are computed together: their scores should stay in cache, and there should be four jobs."""
+    """How many key heads are computed together: their scores should stay in cache, and there should be some jobs."""
     areas = [unit.tiles * unit.rows * unit.width for plan in plans for unit in plan.units]
     step = max(1, tuning.score_pairs // (group * max(areas, default=1)))
     if sum(areas) * group * heads > _MANY_PAIRS:
-        step = min(step, -(-heads // 4))
+        step = min(step, -(-heads // tuning.jobs))
     return min(step, heads)
 
 

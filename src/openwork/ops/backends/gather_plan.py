@@ -37,6 +37,8 @@ class Tuning:
     """Keys of a unit, at most (a single key block may be wider); longer rows are merged by their lse."""
     score_pairs: int = 400_000
     """Scores that are computed together, at most, unless a single head has more: they should stay in a core's cache."""
+    jobs: int = 4
+    """Jobs that the heads of a plane are split into, at least, where there is much to do; for threads to share."""
     bundle_below: int = 8_000
     """Slabs with fewer pairs (summed over heads) than this are bundled."""
     bundle_all: bool = False
