@@ -188,6 +188,10 @@ def _shape_cases() -> list[Case]:
         for name in awkward_masks(1, 1)
     ]
     cases += [
+        Case(f"{name}-1000x1000", _masked(name, 1000, 1000, (64, 64)), head_dim=16, v_head_dim=16)
+        for name in ("window", "columns", "strided")
+    ]
+    cases += [
         Case(f"blocks-{q_block}x{kv_block}", _masked("columns", 100, 100, (q_block, kv_block)), v_head_dim=5)
         for q_block, kv_block in [(64, 64), (128, 64), (5, 7), (1, 16), (16, 1), (8, 128)]
     ]
