@@ -89,6 +89,22 @@ except StudyError as error:
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_the_old_content_is_there_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "file"
+    write_file(place, b"old")
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        assert (source.read_bytes(), target.read_bytes()) == (b"new", b"old")
+        seen.append(target)
+        real(source, target)
+
+    seen: list[Path] = []
+    monkeypatch.setattr(os, "replace", replace)
+    write_file(place, b"new")
+    assert seen == [place] and place.read_bytes() == b"new"
+
+
 def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match=r"cannot write .*file/below: .*; nothing was written"):

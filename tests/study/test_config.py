@@ -134,6 +134,12 @@ def test_patterns_join_a_study_by_their_text() -> None:
     ]
 
 
+def test_quality_is_measured_on_as_much_as_asked_for_and_there() -> None:
+    config = StudyConfig(data="texts", seq_len=100, eval_tokens=250)
+    assert [config.num_eval_sequences(available) for available in (1, 2, 9)] == [1, 2, 2]
+    assert StudyConfig(data="texts", seq_len=100, eval_tokens=1).num_eval_sequences(9) == 1
+
+
 def test_the_demo_is_a_study_of_the_standard_library() -> None:
     config = standard_library(seconds=5.0)
     assert [contender.name for contender in config.everyone] == ["dense", "window", "window + definitions"]

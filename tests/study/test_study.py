@@ -272,3 +272,15 @@ def test_options_may_be_given_without_a_configuration(tiny: Tiny) -> None:
     assert [row.name for row in result.rows] == ["dense", "near", "Causal() & Window(before=9, after=0)"]
     assert result.config.steps == 2
     assert run(config, steps=1, fresh=True).records[0].steps == 1
+
+
+def test_waiting_threads_of_a_worker_sleep_unless_told_otherwise(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import json, os; words = os.environ['OMP_WAIT_POLICY']; "
+    script += "print(json.dumps({'event': 'error', 'kind': 'DataError', 'message': words})); raise SystemExit(2)"
+    monkeypatch.setattr(conduct, "_WORKER", script)
+    for given, expected in ((None, "passive"), ("active", "active")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if given:
+            monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        with pytest.raises(DataError, match=expected):
+            run(tiny(isolate=True))

@@ -109,8 +109,9 @@ def test_dense_steps_are_those_of_dense_attention(tiny: Tiny, data: StudyData, t
 
 
 def test_quality_is_what_the_model_says_of_every_held_out_token(tiny: Tiny, data: StudyData, tmp_path: Path) -> None:
-    config = tiny(steps=3)
+    config = tiny(steps=3, eval_every=2)
     state = train(config, WINDOW, data, tmp_path / "run")
+    assert [step for step, _, _ in state.evaluated] == [2, 3]
     trainer = Trainer(config, WINDOW, 0, data, tmp_path / "run")
     trainer.run()
     assert WINDOW.plan is not None
@@ -208,8 +209,11 @@ def test_training_leaves_the_callers_chance_alone(tiny: Tiny, data: StudyData, t
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train(tiny(steps=1), WINDOW, data, tmp_path / "run")
+    first = train(tiny(steps=1), WINDOW, data, tmp_path / "run")
     assert torch.equal(torch.rand(3), expected)
+    # and is left alone by it: weights follow from the study's own seed
+    assert train(tiny(steps=1), WINDOW, data, tmp_path / "again").losses == first.losses
+    assert train(tiny(steps=1, seed=1), WINDOW, data, tmp_path / "other").losses != first.losses
 
 
 def test_bfloat16_computes_low_and_keeps_parameters_high(tiny: Tiny, data: StudyData, tmp_path: Path) -> None:

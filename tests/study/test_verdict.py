@@ -159,6 +159,12 @@ def test_the_first_steps_are_left_out_of_the_times() -> None:
     assert row.tokens_per_s == pytest.approx(4 * 1024 / 0.201)
 
 
+def test_dense_steps_of_a_sparse_plan_are_left_out_too() -> None:
+    # of 12 steps three are sparse, and of those the first two are not timed
+    result = result_of({"dense": DENSE | {"steps": 12}, "window": DENSE | {"steps": 12}}, dense_steps=9)
+    assert [row.step_ms.num_samples for row in result.rows if row.step_ms] == [10, 1]
+
+
 def test_the_ideal_of_a_step_counts_its_matrices_too() -> None:
     row = result_of({"dense": DENSE, "window": {"bpb": (1.8, 1.8), "density": 1025 / 2048 / 10}}).rows[1]
     # small: 4 layers of 128 channels, 2 heads of 64, 1 key head, 352 hidden; 1,024 tokens
