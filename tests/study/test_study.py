@@ -284,3 +284,20 @@ def test_waiting_threads_of_a_worker_sleep_unless_told_otherwise(tiny: Tiny, mon
             monkeypatch.setenv("OMP_WAIT_POLICY", given)
         with pytest.raises(DataError, match=expected):
             run(tiny(isolate=True))
+
+
+def test_a_study_below_its_data_does_not_read_itself(tiny: Tiny, tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.txt").write_text(f"text {number}\n" * 50)
+    config = tiny(data=tmp_path, out=tmp_path / "study", steps=1)
+    first = run(config)
+    assert run(config).records == first.records
+    other = run(replace(config, out=tmp_path / "other"))
+    assert other.data["fingerprint"] == first.data["fingerprint"]
+
+
+def test_a_tokenizer_may_come_from_a_file(finished: Any, tiny: Tiny) -> None:
+    path = finished[0].config.out / "tokenizer.json"
+    result = run(tiny(tokenizer=str(path), steps=1))
+    assert result.vocab_size == finished[0].vocab_size == 301
+    assert not (result.config.out / "tokenizer.json").exists()

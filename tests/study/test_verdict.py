@@ -183,6 +183,8 @@ def test_memory_is_shown_where_it_is_the_plans_own() -> None:
     shared = result_of(plans, isolate=False)
     assert "memory" not in [name for name, _ in columns_of(shared)]
     assert shared.memory_meaning == "not measured: the plans shared one process"
+    assert "resident memory" in result.memory_meaning
+    assert result_of(plans, device="cuda").memory_meaning == "most memory allocated by torch on the device"
 
 
 def test_a_hostile_name_cannot_leave_its_place_on_the_page() -> None:

@@ -112,7 +112,7 @@ def read_corpus(
 
     Which files are kept back, and the order of all, follow from their content alone, so they are the same wherever
     and whenever the directory is read. A file of the same content as another counts once. Of a single file, its last
-    tenth is kept back. Hidden files and directories are not read.
+    tenth is kept back. Hidden files and directories are not read, nor are the directories of studies.
 
     Args:
         data: A directory, or one file.
@@ -155,6 +155,10 @@ def read_corpus(
 
 def _files(root: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:
     for directory, names, files in os.walk(root):
+        if {"study.json", "lock"} <= set(files):
+            # what a study wrote is no text to learn from, and changes while it runs
+            names[:] = []
+            continue
         names[:] = sorted(name for name in names if _wanted(name, exclude))
         for name in sorted(files):
             if _wanted(name, exclude) and (not include or any(fnmatch(name, glob) for glob in include)):

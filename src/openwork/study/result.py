@@ -108,11 +108,7 @@ class StudyResult:
         """What the memory figures are."""
         if not self.config.isolate:
             return "not measured: the plans shared one process"
-        return PeakMemory(self.environment["device"] if self._on_cuda else "cpu").meaning
-
-    @property
-    def _on_cuda(self) -> bool:
-        return self.environment["device"] not in ("cpu", "mps")
+        return PeakMemory(self.config.device).meaning
 
     def of(self, name: str) -> tuple[RunRecord, ...]:
         """The runs of one plan."""
