@@ -24,6 +24,7 @@ from openwork.plan import Plan
 from openwork.study.batches import Batch, Batches
 from openwork.study.config import DENSE, MODEL_SHAPES, Contender, StudyConfig
 from openwork.study.corpus import Corpus
+from openwork.study.evaluate import Evaluator
 from openwork.study.masks import read_mask
 from openwork.study.notes import SequenceNotes
 from openwork.study.schedule import rate_share
@@ -137,7 +138,9 @@ class Trainer:
             notes = SequenceNotes(stream, root, tokenizer, needs, annotator) if needs else None
             return Batches(stream, seq_len=config.seq_len, batch_size=config.batch_size, seed=self.seed, notes=notes)
 
-        self._training, self._held_out = batches(self.data.training), batches(self.data.held_out)
+        self._training = batches(self.data.training)
+        available = self.data.held_out.num_sequences(config.seq_len)
+        self._evaluator = Evaluator(config, batches(self.data.held_out), available)
         mask = self.contender.mask
         self._mask = None if mask is None else read_mask(mask, config.seq_len, shape.q_heads)
         self._phase: str | None = None
@@ -274,25 +277,16 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
-    @torch.no_grad()
     def _evaluate(self) -> None:
-        state = self.state
-        if state.evaluating[0] == 0:
+        if self.state.evaluating[0] == 0:
             # a checkpoint here keeps the training that led up to an evaluation, which may be long
             self._save()
         self._use(self._phase_now)
-        first, nats = state.evaluating
-        total = self.config.num_eval_sequences(self.data.held_out.num_sequences(self.config.seq_len))
-        while first < total:
-            numbers = list(range(first, min(first + self.config.batch_size, total)))
-            batch = self._held_out.sequences(numbers)
-            nats += float(self._loss(batch, self._layouts(batch)).cpu().double().sum())
-            first += len(numbers)
-            state.evaluating = first, nats
-            self._tell("evaluate", done=first, total=total)
-            self._pause()
-        state.evaluating = 0, 0.0
-        state.evaluated.append((state.step, state.spent_s, nats))
+        self._evaluator.run(self.state, lambda batch: self._loss(batch, self._layouts(batch)), self._after_batch)
+
+    def _after_batch(self, done: int, total: int) -> None:
+        self._tell("evaluate", done=done, total=total)
+        self._pause()
 
     def _tell(self, kind: str, **facts: Any) -> None:
         now = time.monotonic()
