@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import openwork as ow
 from openwork.errors import AnnotationError, LayoutError, PatternError
+from openwork.layout import growing
 from openwork.patterns.declarations import Declarations
+from openwork.testing import strategies
 
 LENGTH = 420
 
@@ -53,6 +59,40 @@ def test_every_step_equals_the_dense_rule(pattern, whole):
             np.testing.assert_array_equal(visible, np.flatnonzero(dense[head, length - 1, :length]))
         assert not dense[:, length:, decoder.droppable()[0]].any()
     assert decoder.lengths == [LENGTH]
+
+
+@settings(max_examples=120)
+@given(
+    pattern=st.one_of(strategies.patterns(), strategies.per_head(max_heads=3)),
+    length=st.integers(4, 60),
+    data=st.data(),
+)
+@pytest.mark.filterwarnings("ignore::openwork.errors.AnnotationWarning")
+def test_any_pattern_decodes_as_the_dense_rule_says(pattern, length, data):
+    """Nothing that was droppable is seen later, whatever was declared and is true of the text."""
+    notes = data.draw(strategies.facts(length))
+    # links lead to keys that are there when they are made
+    links = {name: np.minimum(rows, [length, length, 1, 1]) for name, rows in notes.links.items()}
+    notes = ow.Annotations(length, notes.flags, notes.labels, links)
+    dense = ow.bind(pattern, q_len=length, kv_len=length, annotations=notes).to_dense()[0]
+    truth = true_declarations(notes)
+    decoder = ow.decoder(pattern, declarations=truth if data.draw(st.booleans()) else None)
+    with patch.object(growing, "_LEAST_TAIL", data.draw(st.sampled_from([2, 256]))):
+        done = 0
+        while done < length:
+            count = data.draw(st.integers(1, min(20, length - done)))
+            done += count
+            decoder.append(count, notes.prefix(done))
+            for head, visible in enumerate(decoder.visible()[0]):
+                np.testing.assert_array_equal(visible, np.flatnonzero(dense[head, done - 1, :done]))
+            assert not dense[:, done:, decoder.droppable()[0]].any()
+
+
+def true_declarations(notes: ow.Annotations) -> Declarations:
+    never = {name for name, values in notes.flags.items() if not values.any()}
+    rising = {name for name, values in notes.labels.items() if (np.diff(values[values >= 0]) >= 0).all()}
+    first = {name: int(rows[:, 2].min()) for name, rows in notes.links.items() if len(rows)}
+    return Declarations(final_flags=never, nondecreasing_labels=rising, links_from=first)
 
 
 def only_new(seen: ow.Annotations, count: int) -> ow.Annotations:
@@ -119,6 +159,55 @@ def test_final_flags_and_near_links_let_more_go():
     assert decoder.lengths == [6]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "droppable"),
+    [
+        (~ow.Linked("use"), []),
+        (~ow.Linked("use") & ow.Window(before=1), [0, 1]),
+        (~ow.Earlier("document"), []),
+        (ow.Earlier("document"), [2]),
+        (~ow.Same("document"), []),
+        (~ow.Queries("question"), []),
+        (~ow.Keys("question"), [1]),
+    ],
+    ids=repr,
+)
+def test_a_later_token_may_carry_no_fact_at_all(pattern, droppable):
+    """What it lacks, the complement of a pattern sees."""
+    pattern = ow.Causal() & pattern
+    labels = {"document": [0, 1, -1]}
+    notes = ow.Annotations(length=3, labels=labels, flags={"question": [0, 1, 0]}, links={"use": []})
+    decoder = ow.decoder(pattern, declarations=Declarations(nondecreasing_labels={"document"}))
+    decoder.append(3, notes)
+    assert decoder.droppable()[0].tolist() == droppable
+    bare = ow.Annotations(length=1, labels={"document": [-1]}, flags={"question": [0]}, links={"use": []})
+    decoder.append(1, bare)
+    assert not set(decoder.visible()[0][0].tolist()) & set(droppable)
+
+
+def test_labels_declared_late_never_fall_below_the_last_one():
+    decoder = ow.decoder(ow.Causal() & ow.Same("document"))
+    decoder.append(4, ow.Annotations(length=4, labels={"document": [1, 5, 3, -1]}))
+    decoder.declare(Declarations(nondecreasing_labels={"document"}))
+    assert decoder.droppable()[0].tolist() == [0, 3]
+    decoder.append(1, ow.Annotations(length=1, labels={"document": [3]}))
+    assert decoder.visible()[0][0].tolist() == [2, 4]
+
+
+def test_positions_that_fall_are_refused_for_the_keys_they_might_see_are_gone():
+    decoder = ow.decoder(ow.Causal() & ow.Window(before=1))
+    decoder.append(3, positions=[-1, 4, 7])
+    assert decoder.droppable()[0].tolist() == [0, 1]
+    with pytest.raises(LayoutError, match="position 7 after position 7, but positions of a decoded sequence ascend"):
+        decoder.append(1, positions=[7])
+    with pytest.raises(LayoutError, match=r"position 8 after position 9.* Decode documents whose positions"):
+        decoder.append(3, positions=[9, -1, 8])
+    with pytest.raises(LayoutError, match="position 3 after position 7"):
+        decoder.append(1)
+    decoder.append(2, positions=[-1, 8])
+    assert decoder.visible()[0][0].tolist() == [2, 4]
+
+
 def test_labels_that_fall_against_their_declaration_raise():
     decoder = ow.decoder(ow.Same("document"), declarations=Declarations(nondecreasing_labels={"document"}))
     decoder.append(2, ow.Annotations(length=2, labels={"document": [3, 3]}))
@@ -132,6 +221,14 @@ def test_sequences_of_different_lengths_grow_together():
     assert [[keys.tolist() for keys in row] for row in decoder.visible()] == [[[2, 3]], [[0, 1]]]
     decoder.append()
     assert decoder.lengths == [5, 3]
+
+
+def test_a_sequence_without_tokens_has_nothing_to_see_or_to_drop():
+    decoder = ow.decoder(ow.Causal() & (ow.Same("document") | ow.Keys("heading")), batch=2)
+    decoder.append([1, 0], ow.Annotations(length=1, labels={"document": [4]}, flags={"heading": [True]}))
+    assert [[keys.tolist() for keys in row] for row in decoder.visible()] == [[[0]], [[]]]
+    assert [keys.tolist() for keys in decoder.droppable()] == [[], []]
+    assert "sequence 1: 0 of 0 keys are kept, 0 can be dropped" in decoder.explain()
 
 
 def test_padded_slots_are_never_seen_and_always_droppable():

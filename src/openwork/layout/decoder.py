@@ -94,10 +94,10 @@ class Decoder:
                 from the first of these tokens; spans of keys are indices of the whole sequence (give `kv_length`,
                 the length with these tokens). Facts about the whole text so far do as well: they must begin with
                 what was said before.
-            positions: int `[n]` or `[batch, n]` where they are not the index; -1 is padding.
+            positions: int `[n]` or `[batch, n]` where they are not the index, each after all before it; -1 is padding.
 
         Raises:
-            LayoutError: `n` is negative, or positions do not fit.
+            LayoutError: `n` is negative, or positions do not fit or do not ascend.
             AnnotationError: Facts that the pattern reads are missing, of another length, take back what was said
                 before, or break a declaration.
         """
@@ -155,6 +155,9 @@ class Decoder:
 
     def _kept(self, sequence: _Sequence, patterns: Sequence[Pattern]) -> Any:
         tokens = sequence.tokens
+        if len(tokens) == 0:
+            # which facts a sequence has is known from its first token on
+            return np.zeros(0, dtype=bool)
         keys = tokens.all_keys()
         promise = sequence.promise
         future = FutureQueries(len(tokens), tokens.next_position, len(tokens), promise, tokens.last_labels())

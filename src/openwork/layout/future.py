@@ -23,7 +23,7 @@ class _PositionsUnknown(Exception):
 
 @dataclass(frozen=True)
 class _Extremes:
-    """Two tokens that hold the smallest and the largest value of every fact that may still come."""
+    """Tokens that hold the smallest and the largest value of every fact that may still come, and one without any."""
 
     declarations: Declarations
     last_labels: dict[str, int]
@@ -41,13 +41,14 @@ class _Extremes:
         return np.array([False, name not in self.declarations.final_flags])
 
     def label(self, name: str) -> IntArray:
-        # a token without a label matches nothing, so only labels from 0 up count
+        # labels that never decrease bind the tokens that have one; a token without is always possible
         least = self.last_labels.get(name, 0) if name in self.declarations.nondecreasing_labels else 0
-        return np.array([max(0, least), _FAR])
+        return np.array([-1, max(0, least), _FAR])
 
     def links(self, name: str) -> tuple[IntArray, IntArray]:
         least = self.declarations.links_from.get(name, 0)
-        return np.array([[least], [least]]), np.array([[least + 1], [_FAR]])
+        # no link at all, the nearest and shortest one, the longest one
+        return np.array([[0], [least], [least]]), np.array([[0], [least + 1], [_FAR]])
 
     def targets(self, name: str) -> BoolArray:
         return np.array([False, True])
@@ -63,7 +64,7 @@ class FutureQueries:
         position: Smallest position that it may have.
         count: Rectangles.
         declarations: What is promised about the facts to come.
-        last_labels: The largest label so far, by name.
+        last_labels: The label of the last token that has one, by name; below 0 where none has.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from openwork.errors import AnnotationError
+from openwork.errors import AnnotationError, LayoutError
 from openwork.layout.positions import KINDS
 from openwork.layout.side import NodeSpans, Side
 from openwork.layout.tokens import SideTokens
@@ -57,6 +57,7 @@ class GrowingTokens:
         old, total = len(self), len(self) + count
         if positions is None:
             positions = np.arange(old, total, dtype=np.int64)
+        self._check_ascending(positions)
         facts = self._new_facts(count, annotations)
         grown = GrowingTokens(
             self.pattern,
@@ -70,6 +71,17 @@ class GrowingTokens:
         if total - indexed > max(_LEAST_TAIL, indexed // 2):
             return grown._indexed_anew()
         return grown
+
+    def _check_ascending(self, positions: IntArray) -> None:
+        """Refuses a token at or before the position of an earlier one: it could see what was dropped."""
+        placed = positions[positions >= 0]
+        before = np.concatenate([[self.next_position - 1], placed[:-1]])
+        if (falls := np.flatnonzero(placed <= before)).size:
+            raise LayoutError(
+                f"append got position {placed[falls[0]]} after position {before[falls[0]]}, but positions of a decoded "
+                "sequence ascend, for a later token never sees what was dropped. Decode documents whose positions "
+                "restart as sequences of their own."
+            )
 
     def _new_facts(self, count: int, annotations: Annotations | None) -> dict[str, dict[str, Any]]:
         if count == 0:
@@ -159,8 +171,12 @@ class GrowingTokens:
         return int(self.positions.max(initial=-1)) + 1
 
     def last_labels(self) -> dict[str, int]:
-        """The largest label so far, by name."""
-        return {name: int(values.max(initial=-1)) for name, values in self.labels.items()}
+        """The label of the last token that has one, by name; -1 where none has."""
+        last = {}
+        for name, values in self.labels.items():
+            (labelled,) = np.nonzero(values >= 0)
+            last[name] = int(values[labelled[-1]]) if len(labelled) else -1
+        return last
 
     def last_query(self) -> SideTokens:
         """The last token, as the query side."""
