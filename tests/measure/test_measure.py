@@ -8,9 +8,18 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from openwork.errors import DataError
-from openwork.measure import PeakMemory, bits_per_byte, gzip_bits_per_byte, perplexity, spread
+from openwork.measure import (
+    PeakMemory,
+    bits_per_byte,
+    device_memory,
+    gzip_bits_per_byte,
+    perplexity,
+    spread,
+    training_bytes,
+)
 
 
 def test_a_uniform_guess_costs_its_bits() -> None:
@@ -86,3 +95,25 @@ print(memory.peak_bytes - memory.start_bytes)
     if sys.platform != "linux":
         pytest.skip("only Linux forgets the mark of a process")
     assert int(run.stdout) < 20 << 20
+
+
+def test_training_needs_parameters_gradients_and_optimizer_state() -> None:
+    layer = torch.nn.Linear(8, 4, bias=True)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    assert training_bytes(layer, optimizer) == 2 * 36 * 4
+    layer(torch.ones(1, 8)).sum().backward()
+    optimizer.step()
+    # two moments for each parameter, and one step count for each of its two tensors
+    assert training_bytes(layer, optimizer) == 4 * 36 * 4 + 2 * 4
+    layer.requires_grad_(False)
+    assert training_bytes(layer) == 36 * 4
+
+
+def test_a_container_may_have_less_memory_than_its_machine(tmp_path, monkeypatch) -> None:
+    whole = device_memory()
+    assert whole is None or whole > 1 << 28
+    for text, expected in (("123456789\n", 123456789), ("max\n", None), ("9223372036854771712\n", None)):
+        (tmp_path / "limit").write_text(text)
+        monkeypatch.setattr("openwork.measure.memory._GROUP_LIMITS", (tmp_path / "limit", tmp_path / "absent"))
+        monkeypatch.setattr("openwork.measure.memory._machine_bytes", lambda: None)
+        assert device_memory() == expected

@@ -51,6 +51,7 @@ def tiny(texts: Path, tmp_path: Path) -> Callable[..., StudyConfig]:
             "steps": 6,
             "warmup_steps": 2,
             "eval_tokens": 400,
+            "eval_every": 0,
             "isolate": False,
         }
         return StudyConfig(**(defaults | options))

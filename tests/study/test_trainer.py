@@ -72,6 +72,7 @@ def test_a_run_that_was_stopped_anywhere_ends_like_an_unbroken_one(
     assert sessions > 3 and broken.sessions == sessions
     assert broken.losses == whole.losses
     assert [(step, nats) for step, _, nats in broken.evaluated] == [(step, nats) for step, _, nats in whole.evaluated]
+    assert broken.final == whole.final and len(broken.final["use_nats"]) == 5 and not broken.tally
     for name, tensor in weights(tmp_path / "whole").items():
         assert torch.equal(tensor, weights(tmp_path / "broken")[name]), name
 
@@ -122,7 +123,7 @@ def test_quality_is_what_the_model_says_of_every_held_out_token(tiny: Tiny, data
             tokens, targets = ids[None, first : first + 96], ids[first + 1 : first + 97]
             chances = torch.log_softmax(model(tokens)[0].double(), -1)
             nats -= float(chances[torch.arange(96), targets].sum())
-    assert state.evaluated[-1][2] == pytest.approx(nats, rel=1e-5)
+    assert state.final["nats"] == pytest.approx(nats, rel=1e-5)
     held_out = measure_held_out(data, config)
     text = "".join(data.corpus.texts(data.corpus.held_out)).encode()
     # 384 bytes and separators are predicted; the separators stand for no byte

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["PeakMemory"]
+if TYPE_CHECKING:
+    from torch import nn, optim
+
+__all__ = ["PeakMemory", "device_memory", "training_bytes"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
+_GROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 class PeakMemory:
@@ -102,3 +107,57 @@ def _peak_bytes() -> int | None:
         return None
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(used if sys.platform == "darwin" else used * 1024)
+
+
+def device_memory(device: str = "cpu") -> int | None:
+    """Bytes that a process here can have at most on this device; `None` where the system does not tell.
+
+    On CUDA it is what the device has. Elsewhere it is what the machine has, or what its container may use where that
+    is less.
+
+    >>> (device_memory() or 1 << 40) > 1 << 20
+    True
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    found = [limit for limit in (_machine_bytes(), *map(_group_limit, _GROUP_LIMITS)) if limit is not None]
+    return min(found, default=None)
+
+
+def _machine_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _group_limit(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    # "max" is no limit, and so is a number near the largest that there is
+    return int(text) if text.isdecimal() and int(text) < 1 << 60 else None
+
+
+def training_bytes(model: nn.Module, *optimizers: optim.Optimizer) -> int:
+    """Bytes of parameters, their gradients, buffers and the optimizers' state: what no smaller batch saves.
+
+    Examples:
+        >>> import torch
+        >>> layer = torch.nn.Linear(10, 10, bias=False)
+        >>> training_bytes(layer), training_bytes(layer, torch.optim.AdamW(layer.parameters()))
+        (800, 800)
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    states = [
+        value
+        for optimizer in optimizers
+        for state in optimizer.state.values()
+        for value in state.values()
+        if hasattr(value, "untyped_storage")
+    ]
+    tensors: list[Any] = [*model.parameters(), *model.buffers(), *parameters, *states]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -22,6 +22,10 @@ DENSE = "dense"
 _NAMED = re.compile(r"(\w[\w +.-]*):\s+(.+)", re.DOTALL)
 """A name before a pattern text; the space after the colon tells it from an import path."""
 
+_CURVE_SHARE = 8
+"""An evaluation on the way takes one in so many of the held-out sequences that count at the end."""
+_FEWEST_CURVE_SEQUENCES = 4
+
 CONTROL = "control"
 """Name of the plan that must lose, where the study can tell plans apart at all."""
 
@@ -157,8 +161,9 @@ class StudyConfig:
     """Gradients are scaled down to this norm."""
     eval_tokens: int = 262_144
     """Most held-out tokens that quality is measured on, in tokens."""
-    eval_every: int = 0
-    """Optimizer steps between measurements of held-out quality during training; 0 for only at the end."""
+    eval_every: int | None = None
+    """Optimizer steps between measurements of held-out quality on the way, on an eighth of `eval_tokens` (at least 4
+    sequences); 0 for only at the end. `None` is at each eighth of the steps or of the seconds."""
     include: tuple[str, ...] = ()
     """Names of files to read, with `*` and `?`; all text files where empty."""
     exclude: tuple[str, ...] = ()
@@ -209,6 +214,12 @@ class StudyConfig:
     def num_eval_sequences(self, available: int) -> int:
         """Held-out sequences that quality is measured on, of those that there are."""
         return min(available, max(1, self.eval_tokens // self.seq_len))
+
+    def num_curve_sequences(self, available: int) -> int:
+        """Of those, the first ones, on which quality is measured on the way: whole batches."""
+        total = self.num_eval_sequences(available)
+        wanted = max(_FEWEST_CURVE_SEQUENCES, -(-total // _CURVE_SHARE))
+        return min(total, -(-wanted // self.batch_size) * self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON values; paths are absolute, so that it means the same from anywhere."""

@@ -69,13 +69,20 @@ def _load(corpus: Corpus, tokenizer: TextTokenizer, folder: StudyFolder) -> Stud
 def measure_held_out(data: StudyData, config: StudyConfig) -> HeldOut:
     """Tokens and bytes of the held-out text that quality is measured on, and what gzip makes of it."""
     stream = data.held_out
-    num_tokens = config.num_eval_sequences(stream.num_sequences(config.seq_len)) * config.seq_len
+    available = stream.num_sequences(config.seq_len)
+    num_tokens = config.num_eval_sequences(available) * config.seq_len
     # token 0 is a separator and is given; the others, up to and with number `num_tokens`, are predicted
     chunks = _bytes_of(data, stream, num_tokens + 1)
     num_bytes = sum(map(len, chunks))
     if num_bytes < 1:
         raise DataError("the held-out text that quality would be measured on has no byte; give more text.")
-    return HeldOut(num_tokens=num_tokens, num_bytes=num_bytes, gzip_bits_per_byte=gzip_bits_per_byte(chunks))
+    curve = _bytes_of(data, stream, config.num_curve_sequences(available) * config.seq_len + 1)
+    return HeldOut(
+        num_tokens=num_tokens,
+        num_bytes=num_bytes,
+        gzip_bits_per_byte=gzip_bits_per_byte(chunks),
+        curve_num_bytes=sum(map(len, curve)),
+    )
 
 
 def _bytes_of(data: StudyData, stream: TokenStream, stop: int) -> list[bytes]:

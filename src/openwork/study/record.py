@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
+from openwork.errors import StudyError
 from openwork.measure import bits_per_byte, perplexity
-from openwork.study.state import RunState
+
+if TYPE_CHECKING:
+    from openwork.study.state import RunState
 
 __all__ = ["HeldOut", "RunRecord"]
 
@@ -24,6 +27,13 @@ class HeldOut:
     """UTF-8 bytes that they stand for, in bytes."""
     gzip_bits_per_byte: float
     """What `gzip -9` needs for those bytes, in bits per byte."""
+    curve_num_bytes: int = 0
+    """UTF-8 bytes of the first of them, on which quality is measured on the way, in bytes; 0 for all."""
+
+    @property
+    def curve_bytes(self) -> int:
+        """UTF-8 bytes that a point of a held-out curve was measured on."""
+        return self.curve_num_bytes or self.num_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +71,17 @@ class RunRecord:
     block_density: tuple[float, ...]
     """Executed pairs over all pairs at each step."""
     held_out_curve: tuple[tuple[int, float, float], ...]
-    """Held-out quality on the way: step, training seconds, bits per byte."""
+    """Held-out quality on the way, on the first part of the text: step, training seconds, bits per byte."""
+    position_nats: tuple[float, ...] = ()
+    """Of `nats`, those of each bucket of positions; empty in records from before there were any."""
+    use_nats: tuple[float, ...] = ()
+    """Of `nats`, those of each class of `USE_CLASSES`; empty where the data has no uses."""
+    use_tokens: tuple[int, ...] = ()
+    """How many tokens each of these classes has."""
+    use_window: int | None = None
+    """Keys before a query within which a use's definition counts as inside."""
+    fixed_bytes: int = 0
+    """Parameters, gradients and optimizer state, in bytes; 0 in records from before that was measured."""
 
     @classmethod
     def of(cls, name: str, seed: int, state: RunState, *, tokens_per_step: int, held_out: HeldOut) -> RunRecord:
@@ -75,7 +95,8 @@ class RunRecord:
             backend=state.backend,
             peak_bytes=state.peak_bytes,
             start_bytes=state.start_bytes,
-            nats=state.evaluated[-1][2],
+            fixed_bytes=state.fixed_bytes,
+            nats=state.final["nats"],
             losses=tuple(state.losses),
             step_ms=tuple(state.step_ms),
             layout_ms=tuple(state.layout_ms),
@@ -83,8 +104,12 @@ class RunRecord:
             density=tuple(state.density),
             block_density=tuple(state.block_density),
             held_out_curve=tuple(
-                (step, spent_s, bits_per_byte(nats, held_out.num_bytes)) for step, spent_s, nats in state.evaluated
+                (step, spent_s, bits_per_byte(nats, held_out.curve_bytes)) for step, spent_s, nats in state.evaluated
             ),
+            position_nats=tuple(state.final["position_nats"]),
+            use_nats=tuple(state.final["use_nats"]),
+            use_tokens=tuple(state.final["use_tokens"]),
+            use_window=state.final["use_window"],
         )
 
     @property
@@ -112,8 +137,16 @@ class RunRecord:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> RunRecord:
-        """The record that `to_dict` wrote."""
-        values = {f.name: content[f.name] for f in fields(cls)}
+        """The record that `to_dict` wrote, or an earlier version of it, whose later fields then have their defaults.
+
+        Raises:
+            StudyError: It lacks a field that has no default.
+        """
+        if missing := [f.name for f in fields(cls) if f.name not in content and f.default is MISSING]:
+            raise StudyError(
+                f"the record of a run lacks {', '.join(missing)}: it was changed, or is of no version known."
+            )
+        values = {f.name: content[f.name] for f in fields(cls) if f.name in content}
         for name, value in values.items():
             if isinstance(value, list):
                 values[name] = tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)

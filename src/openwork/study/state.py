@@ -36,13 +36,17 @@ class RunState:
     block_density: list[float] = field(default_factory=list)
     """Executed pairs over all pairs, likewise."""
     evaluated: list[tuple[int, float, float]] = field(default_factory=list)
-    """Held-out quality so far: step, training seconds, nats of all held-out tokens."""
-    evaluating: tuple[int, float] = (0, 0.0)
-    """The evaluation under way: next sequence, nats so far."""
+    """Held-out quality on the way: step, training seconds, nats of the curve's held-out tokens."""
+    tally: dict[str, Any] = field(default_factory=dict)
+    """The evaluation under way: what `Evaluator` has summed so far; empty where none is."""
+    final: dict[str, Any] = field(default_factory=dict)
+    """What the evaluation at the end measured on all held-out tokens; empty until then."""
     peak_bytes: int = 0
     """Most memory of any session."""
     start_bytes: int = 0
     """Memory in use before the model was made, least of any session."""
+    fixed_bytes: int = 0
+    """Parameters, gradients and optimizer state: what training needs however few sequences a step has."""
     backend: str = ""
     """What computed the plan's attention; empty until then."""
     sessions: int = 0

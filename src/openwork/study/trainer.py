@@ -16,7 +16,7 @@ from torch import Tensor
 
 from openwork.errors import AnnotationWarning, StudyError
 from openwork.layout import BlockLayout
-from openwork.measure import PeakMemory
+from openwork.measure import PeakMemory, training_bytes
 from openwork.nn import Decoder, DecoderConfig, set_plan
 from openwork.ops import explain
 from openwork.patterns import Causal
@@ -24,13 +24,14 @@ from openwork.plan import Plan
 from openwork.study.batches import Batch, Batches
 from openwork.study.config import DENSE, MODEL_SHAPES, Contender, StudyConfig
 from openwork.study.corpus import Corpus
-from openwork.study.evaluate import Evaluator
+from openwork.study.evaluate import Evaluator, evaluation_due
 from openwork.study.masks import read_mask
 from openwork.study.notes import SequenceNotes
 from openwork.study.schedule import rate_share
 from openwork.study.state import RunState, load_checkpoint, save_checkpoint
 from openwork.study.tokenizer import TextTokenizer
 from openwork.study.tokens import TokenStream
+from openwork.study.uses import find_uses
 
 __all__ = ["Interrupted", "StudyData", "Trainer"]
 
@@ -140,7 +141,8 @@ class Trainer:
 
         self._training = batches(self.data.training)
         available = self.data.held_out.num_sequences(config.seq_len)
-        self._evaluator = Evaluator(config, batches(self.data.held_out), available)
+        uses = find_uses(config, self.data.held_out, root, tokenizer)
+        self._evaluator = Evaluator(config, batches(self.data.held_out), available, uses)
         mask = self.contender.mask
         self._mask = None if mask is None else read_mask(mask, config.seq_len, shape.q_heads)
         self._phase: str | None = None
@@ -158,6 +160,7 @@ class Trainer:
         self.state.peak_bytes = max(self.state.peak_bytes, peak or 0)
         start = self._memory.start_bytes
         self.state.start_bytes = min(self.state.start_bytes or start, start)
+        self.state.fixed_bytes = training_bytes(self.model, self._optimizer)
         tensors: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -184,14 +187,14 @@ class Trainer:
         return out_of_steps or (config.seconds is not None and state.spent_s >= config.seconds)
 
     def _train(self) -> None:
-        state, every = self.state, self.config.eval_every
+        state = self.state
         while True:
-            done = self._done
-            due = state.step > 0 and (done or (every > 0 and state.step % every == 0))
-            if due and not (state.evaluated and state.evaluated[-1][0] == state.step):
-                self._evaluate()
-            if done:
+            if self._done:
+                if not state.final:
+                    self._evaluate(whole=True)
                 break
+            if evaluation_due(self.config, state):
+                self._evaluate(whole=False)
             self._step()
             self._tell("step", loss=state.losses[-1])
             self._pause()
@@ -277,12 +280,14 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
-    def _evaluate(self) -> None:
-        if self.state.evaluating[0] == 0:
+    def _evaluate(self, *, whole: bool) -> None:
+        if not self.state.tally:
             # a checkpoint here keeps the training that led up to an evaluation, which may be long
             self._save()
         self._use(self._phase_now)
-        self._evaluator.run(self.state, lambda batch: self._loss(batch, self._layouts(batch)), self._after_batch)
+        self._evaluator.run(
+            self.state, lambda batch: self._loss(batch, self._layouts(batch)), self._after_batch, whole=whole
+        )
 
     def _after_batch(self, done: int, total: int) -> None:
         self._tell("evaluate", done=done, total=total)
