@@ -58,6 +58,18 @@ def test_onnx_windows(size: int) -> None:
     assert np.array_equal(mask(Window.from_onnx(size)), by_loops(lambda q, k: 0 <= q - k < size))
 
 
+@pytest.mark.parametrize("left", [-1, 0, 3])
+@pytest.mark.parametrize("right", [-1, 0, 2])
+def test_onnx_windows_of_the_released_operator(left: int, right: int) -> None:
+    # Attention, opset 25 (onnx 1.23): p - left <= j <= p + right for each bound that is not negative
+    def rule(q: int, k: int) -> bool:
+        return (left < 0 or q - left <= k) and (right < 0 or k <= q + right)
+
+    if left == right == -1:
+        pytest.skip("no window at all")
+    assert np.array_equal(mask(Window.from_onnx(left_window_size=left, right_window_size=right)), by_loops(rule))
+
+
 @pytest.mark.parametrize("width", [2, 8])
 def test_longformer_windows(width: int) -> None:
     # attention_window is the whole window: half of it before, half after; chunks of width overlap by half
@@ -174,6 +186,28 @@ def test_unidirectional_deepspeed_is_not_causal_inside_a_block() -> None:
         (lambda: Window.from_xformers(window_left=3), "window_right must be an integer of 0 or more; got None"),
         (lambda: Window.from_onnx(-1), r"local_window_size=-1 is no window in ONNX: use Causal\(\)"),
         (lambda: Window.from_onnx(0), "local_window_size must be an integer of 1 or more; got 0"),
+        (lambda: Window.from_onnx(), r"left_window_size=-1, right_window_size=-1 is no window in ONNX: use Dense\(\)"),
+        (
+            lambda: Window.from_onnx(left_window_size=-2),
+            "left_window_size must be an integer of 0 or more; got -2. -1 is",
+        ),
+        (
+            lambda: Window.from_onnx(4, left_window_size=3),
+            "takes local_window_size, or left_window_size and right_window",
+        ),
+        (lambda: Window.from_hf(4, bidirectional=1), "Window.from_hf bidirectional must be True or False; got 1"),
+        (lambda: deepspeed.fixed(block=0), "deepspeed block must be an integer of 1 or more; got 0"),
+        (lambda: deepspeed.fixed(head="0"), "deepspeed head must be an integer of 0 or more; got '0'"),
+        (lambda: deepspeed.fixed(num_global_blocks=2.0), "deepspeed num_global_blocks must be an integer .* got 2.0"),
+        (lambda: deepspeed.bigbird(num_global_blocks=None), "deepspeed num_global_blocks must be an integer"),
+        (
+            lambda: deepspeed.bslongformer(global_block_indices=5),
+            "global_block_indices must be a list of integers; got 5",
+        ),
+        (
+            lambda: deepspeed.bslongformer(global_block_end_indices=("1",)),
+            "global_block_end_indices must be an integer of 0 or more; got '1'",
+        ),
         (lambda: Window.from_longformer(7), "Longformer's attention_window must be even; got 7"),
         (lambda: deepspeed.fixed(attention="causal"), "must be 'unidirectional' or 'bidirectional'; got 'causal'"),
         (lambda: deepspeed.fixed(4, 3, 2), "num_local_blocks=3 must be a multiple of num_global_blocks=2"),

@@ -26,9 +26,34 @@ from openwork.patterns import (
     PerHead,
     Window,
     parse_pattern,
+    register,
     zoo,
 )
 from openwork.testing.strategies import patterns, per_head
+
+PIECES = [
+    "",
+    "(",
+    ")",
+    ",",
+    "~",
+    "&",
+    "|",
+    "-",
+    "None",
+    "range(0, 2)",
+    "{",
+    "}",
+    "[",
+    "]",
+    "'",
+    "=",
+    "0",
+    "9" * 30,
+    "*",
+    ".",
+]
+"""What texts are damaged with."""
 
 relaxed = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -119,6 +144,29 @@ def test_text_makes_the_pattern(text: str, pattern: Pattern) -> None:
         ("(" * 300, "cannot be read"),
         ("~" * 100_000 + "Causal()", "nested too deeply|too many nested|too complex"),
         ("Window(" + "9" * 5000 + ")", "cannot be read"),
+        ("Window(0x" + "f" * 9000 + ")", "Window before must be .* or less, .* got a number of 36000 bits"),
+        ("Keys(-0x" + "f" * 9000 + ")", "Keys name must be the name of an annotation, .* got a number of 36000 bits"),
+        ("Window(0x" + "f" * 9000 + "()) ", "is no part of pattern text"),
+        ("Causal()" + " - (Causal()" * 60 + ")" * 60, "patterns are nested at most 50 deep"),
+        ("PerHead(" + "A" * 5000 + "())", r"unknown pattern 'A{57}[.]{3}'"),
+        ("Keys(" + "x" * 5000 + "=3)", "Keys has no argument 'x{57}[.]{3}'; it takes name"),
+        ("Window(before=1, before=2)", "Window is given 'before' twice"),
+        ("PerHead(a=Causal())", "PerHead has no argument 'a'; it takes patterns"),
+        ("PerHead.of({range(0, 4, 0): Causal()}, default=Dense(), heads=4)", "range cannot step by 0"),
+        ("PerHead.of({range(): Causal()}, default=Dense(), heads=4)", r"range takes 1 to 3 integers, as range\(0, 8\)"),
+        ("PerHead.of({range('4'): Causal()}, default=Dense(), heads=4)", "range takes 1 to 3 integers"),
+        ("PerHead.of({range(10**9): Causal()}, default=Dense(), heads=4)", "combine with"),
+        ("PerHead.of({range(10000000000): Causal()}, default=Dense(), heads=4)", "names head 4, but there are 4 heads"),
+        ("PerHead.of({0: Causal(), 0: Dense()}, default=Dense(), heads=4)", "the table has `0` twice"),
+        ("PerHead.of({({},): Causal()}, default=Dense(), heads=4)", r"`\({},\)` cannot be the key of a table"),
+        ("PerHead.of({'a': Causal()}, default=Dense(), heads=4)", "names heads by integers or ranges of them; got 'a'"),
+        ("PerHead.of(3, default=Dense(), heads=4)", "PerHead.of takes a table"),
+        ("Keys('\ud800')", "character 7 is a lone surrogate"),
+        ("longnet(segments='ab', dilations='cd')", "segments must be a list of integers; got 'ab'"),
+        (
+            "deepspeed.fixed(num_local_blocks='4')",
+            "deepspeed num_local_blocks must be an integer of 1 or more; got '4'",
+        ),
     ],
 )
 def test_text_that_is_refused_says_why(text: str, message: str) -> None:
@@ -184,3 +232,29 @@ def test_a_local_function_has_no_text() -> None:
     assert "<lambda>" in repr(pattern)
     with pytest.raises(PatternError, match="cannot be read"):
         parse_pattern(repr(pattern), allow_imports=True)
+
+
+@relaxed
+@given(pattern=patterns(custom=False, max_leaves=6), data=st.data())
+def test_damaged_text_reads_as_a_pattern_or_is_refused(pattern: Pattern, data: st.DataObject) -> None:
+    text = repr(pattern)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(text)))
+        stop = data.draw(st.integers(place, min(len(text), place + 6)))
+        piece = data.draw(st.sampled_from(PIECES) | st.text(max_size=3))
+        text = text[:place] + piece + text[stop:]
+    try:
+        read = parse_pattern(text)
+    except PatternError as error:
+        assert len(str(error)) < 1000
+    else:
+        assert parse_pattern(repr(read)) == read and hash(read) == hash(parse_pattern(repr(read)))
+
+
+def test_a_registered_class_that_refuses_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(centre: int) -> Pattern:
+        raise ValueError("too far out")
+
+    monkeypatch.setitem(register.REGISTERED, "my_rules.Mirror", refuses)
+    with pytest.raises(PatternError, match=r"my_rules\.Mirror refused its arguments: ValueError: too far out"):
+        parse_pattern("my_rules.Mirror(centre=3)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -115,10 +116,11 @@ def test_longnet_dilates_longer_segments(head: int) -> None:
 
 def test_longnet_refuses_what_it_cannot_say() -> None:
     with pytest.raises(
-        PatternError, match="one dilation for each segment; got segments=\\(4, 8\\), dilations=\\(1,\\)"
+        PatternError,
+        match=r"zoo\.longnet: one dilation for each segment is needed; got segments=\(4, 8\), dilations=\(1,\)",
     ):
         zoo.longnet((4, 8), (1,))
-    with pytest.raises(PatternError, match="longnet segment 8 must be a multiple of its dilation; got 3"):
+    with pytest.raises(PatternError, match=r"zoo\.longnet: segment 8 must be a multiple of its dilation; got 3"):
         zoo.longnet((8,), (3,))
 
 
@@ -178,3 +180,21 @@ def test_the_two_heads_of_the_sparse_transformer_can_stand_apart() -> None:
     heads = Causal() & PerHead(Window(before=5), Strided(6))
     union = mask(heads.head(0)) | mask(heads.head(1))
     assert np.array_equal(union, mask(zoo.sparse_transformer_strided(6)))
+
+
+@pytest.mark.parametrize("name", zoo.__all__)
+def test_entries_name_their_argument_where_a_value_is_bad(name: str) -> None:
+    parameters = inspect.signature(getattr(zoo, name)).parameters
+    needed = dict(
+        zip((p for p in parameters if parameters[p].default is inspect.Parameter.empty), (8, 8), strict=False)
+    )
+    for argument in parameters:
+        for bad in (None, "", -1, 2.5, 10**30, True):
+            with pytest.raises(PatternError) as refused:
+                getattr(zoo, name)(**{**needed, argument: bad})
+            assert f"zoo.{name}" in str(refused.value) and argument in str(refused.value)
+
+
+def test_entries_say_where_they_come_from_when_a_pattern_refuses() -> None:
+    with pytest.raises(PatternError, match=r"^zoo\.longformer: Longformer's attention_window must be even; got 7"):
+        zoo.longformer(window=7)

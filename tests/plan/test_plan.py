@@ -89,6 +89,17 @@ def test_a_notebook_shows_every_pattern_escaped() -> None:
         (lambda: Plan(default=LOCAL, annotator=""), "annotator is the name of an annotator, or None; got ''"),
         (lambda: Plan.by_depth({0.5: LOCAL}), "needs the pattern of the lowest layers under 0.0; got 0.5"),
         (lambda: Plan.of("Causal()"), "a plan is a Plan or a Pattern; got str"),
+        (lambda: Plan(default=LOCAL, layers=[LOCAL]), r"Plan layers is a table {layer: pattern}; got \[Causal"),
+        (
+            lambda: Plan(default=LOCAL, depths={0.5: LOCAL}),
+            r"Plan depths are pairs \(share, pattern\); got {0.5: Causal",
+        ),
+        (lambda: Plan(default=LOCAL, depths=(0.5,)), r"depths are pairs .* got \(0.5,\). Plan.by_depth"),
+        (lambda: Plan(default=LOCAL, depths=((0.5, LOCAL), (0.5, BROAD))), "two patterns from depth 0.5; give one"),
+        (lambda: Plan.by_depth([LOCAL]), r"Plan.by_depth takes a table {share: pattern}; got \[Causal"),
+        (lambda: Plan(default=LOCAL).for_layer("0", 4), r"layer '0' does not exist: the model has 4 layers"),
+        (lambda: Plan(default=LOCAL).for_layer(0, "4"), "at least 1 layer; got num_layers='4'"),
+        (lambda: Plan.from_json(None), "Plan.from_json takes text; got NoneType"),
         (
             lambda: Plan(default=LOCAL, layers={4: LOCAL}).for_layer(0, 4),
             r"names layer 4, but the model has 4 layers \(0 ",
@@ -110,6 +121,16 @@ def test_a_wrong_plan_is_refused_in_words(make, message: str) -> None:
     ("text", "message"),
     [
         ("{", "the plan is not JSON: "),
+        ("[" * 100_000, "the plan is not JSON: "),
+        ('{"openwork_plan": 1, "default": "Causal()", "default": "Dense()"}', "the name 'default' stands twice in one"),
+        (
+            '{"openwork_plan": 1, "default": "Causal()", "layers": {"01": "Causal()"}}',
+            "must map layer numbers to pattern texts; got {'01'",
+        ),
+        (
+            '{"openwork_plan": 1, "default": "Causal()", "layers": {"' + "9" * 5000 + '": "Causal()"}}',
+            "must map layer numbers to pattern texts",
+        ),
         ("[]", 'a plan is a JSON object with "openwork_plan": 1'),
         ('{"openwork_plan": 2, "default": "Causal()"}', 'a plan is a JSON object with "openwork_plan": 1'),
         ('{"openwork_plan": 1}', "the plan's default must be the text of a pattern; got None"),

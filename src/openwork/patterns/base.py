@@ -11,7 +11,7 @@ import numpy as np
 
 from openwork.errors import PatternError
 from openwork.patterns.annotations import IntArray
-from openwork.patterns.checks import whole
+from openwork.patterns.checks import shown, whole
 from openwork.patterns.rectangles import FULL, Order, Spans, States, Tokens
 
 __all__ = [
@@ -272,11 +272,13 @@ class PerHead(Pattern):
     def __init__(self, *patterns: Pattern) -> None:
         if not patterns:
             raise PatternError("PerHead needs one pattern for each query head; got none.")
+        if len(patterns) > _MOST_HEADS:
+            raise PatternError(f"PerHead takes {_MOST_HEADS:,} patterns or fewer; got {len(patterns):,}.")
         for head, pattern in enumerate(patterns):
             if isinstance(pattern, PerHead):
                 raise PatternError(f"PerHead does not nest: the pattern of head {head} is itself a PerHead.")
             if not isinstance(pattern, Pattern):
-                raise PatternError(f"PerHead takes patterns; head {head} got {pattern!r}.")
+                raise PatternError(f"PerHead takes patterns; head {head} got {shown(pattern)}.")
         object.__setattr__(self, "patterns", tuple(patterns))
 
     @classmethod
@@ -289,16 +291,20 @@ class PerHead(Pattern):
             heads: Number of query heads.
 
         Raises:
-            PatternError: A head is outside `0..heads-1`, or named twice.
+            PatternError: A head is no integer, outside `0..heads-1`, or named twice.
         """
-        heads = whole("PerHead.of heads", heads, at_least=1)
-        if heads > _MOST_HEADS:
-            raise PatternError(f"PerHead.of heads must be {_MOST_HEADS:,} or fewer; got {heads:,}.")
+        heads = whole("PerHead.of heads", heads, at_least=1, at_most=_MOST_HEADS)
+        if not isinstance(heads_to_pattern, Mapping):
+            raise PatternError(f"PerHead.of takes a table {{head: pattern}}; got {shown(heads_to_pattern)}.")
         patterns: dict[int, Pattern] = {}
         for key, pattern in heads_to_pattern.items():
             for head in key if isinstance(key, range) else (key,):
+                if isinstance(head, bool | np.bool_) or not isinstance(head, int | np.integer):
+                    raise PatternError(f"PerHead.of names heads by integers or ranges of them; got {shown(head)}.")
                 if not 0 <= head < heads:
-                    raise PatternError(f"PerHead.of names head {head}, but there are {heads} heads (0 to {heads - 1}).")
+                    raise PatternError(
+                        f"PerHead.of names head {shown(head)}, but there are {heads} heads (0 to {heads - 1})."
+                    )
                 if head in patterns:
                     raise PatternError(f"PerHead.of names head {head} twice.")
                 patterns[head] = pattern

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from openwork.errors import PatternError
 from openwork.patterns.base import Pattern
-from openwork.patterns.checks import whole
+from openwork.patterns.checks import shown, whole, whole_row, yes_or_no
 from openwork.patterns.chunk import Chunk
 from openwork.patterns.first import First
 from openwork.patterns.random_blocks import RandomBlocks
@@ -31,6 +31,7 @@ def local_sliding_window(
     Chunk(size=16, before=1, after=0)
     """
     half = whole("deepspeed num_sliding_window_blocks", num_sliding_window_blocks, at_least=1) // 2
+    block = whole("deepspeed block", block, at_least=1)
     return Chunk(block, before=half, after=0 if _is_unidirectional(attention) else half)
 
 
@@ -46,8 +47,11 @@ def bslongformer(
     >>> bslongformer(block=16, global_block_indices=[0])
     Chunk(size=16, before=1, after=1) | First(keys=16) | First(queries=16)
     """
-    starts = [whole("deepspeed global_block_indices", index, at_least=0) for index in global_block_indices]
-    stops = [start + 1 for start in starts] if global_block_end_indices is None else list(global_block_end_indices)
+    block = whole("deepspeed block", block, at_least=1)
+    starts = list(whole_row("deepspeed global_block_indices", global_block_indices, at_least=0))
+    stops = [start + 1 for start in starts]
+    if global_block_end_indices is not None:
+        stops = list(whole_row("deepspeed global_block_end_indices", global_block_end_indices, at_least=0))
     if len(stops) != len(starts) or any(stop <= start for start, stop in zip(starts, stops, strict=True)):
         raise PatternError(f"deepspeed global_block_end_indices must have one end after each of {starts}; got {stops}.")
     pattern: Pattern = local_sliding_window(block, num_sliding_window_blocks, "bidirectional")
@@ -86,6 +90,7 @@ def bigbird(
         >>> bigbird(block=16, num_random_blocks=0)
         Chunk(size=16, before=1, after=1) | First(keys=16) | First(queries=16)
     """
+    num_global_blocks = whole("deepspeed num_global_blocks", num_global_blocks, at_least=1)
     pattern = bslongformer(block, num_sliding_window_blocks, (0,), (num_global_blocks,), "bidirectional")
     if whole("deepspeed num_random_blocks", num_random_blocks, at_least=0):
         both_ways = not _is_unidirectional(attention)
@@ -130,17 +135,24 @@ def fixed(
         >>> fixed(block=16, num_local_blocks=4)
         Chunk(size=64, before=0, after=0) | Summary(block=64, count=16, offset=0)
     """
-    if num_local_blocks % whole("deepspeed num_global_blocks", num_global_blocks, at_least=1):
+    block = whole("deepspeed block", block, at_least=1)
+    num_local_blocks = whole("deepspeed num_local_blocks", num_local_blocks, at_least=1)
+    num_global_blocks = whole("deepspeed num_global_blocks", num_global_blocks, at_least=1)
+    num_different_global_patterns = whole(
+        "deepspeed num_different_global_patterns", num_different_global_patterns, at_least=1
+    )
+    head = whole("deepspeed head", head, at_least=0)
+    if num_local_blocks % num_global_blocks:
         raise PatternError(
             f"deepspeed num_local_blocks={num_local_blocks} must be a multiple of num_global_blocks="
             f"{num_global_blocks}."
         )
-    if not 1 <= num_different_global_patterns <= num_local_blocks // num_global_blocks:
+    if num_different_global_patterns > num_local_blocks // num_global_blocks:
         raise PatternError(
             f"deepspeed num_different_global_patterns must be 1 to {num_local_blocks // num_global_blocks}; got "
             f"{num_different_global_patterns}."
         )
-    if horizontal_global_attention:
+    if yes_or_no("deepspeed horizontal_global_attention", horizontal_global_attention):
         raise PatternError(
             "deepspeed.fixed reads horizontal_global_attention=False only; flag those queries with an annotation and "
             "add | Queries(name)."
@@ -154,8 +166,8 @@ def fixed(
 
 
 def _is_unidirectional(attention: str) -> bool:
-    if attention not in ("unidirectional", "bidirectional"):
-        raise PatternError(f"deepspeed attention must be 'unidirectional' or 'bidirectional'; got {attention!r}.")
+    if not isinstance(attention, str) or attention not in ("unidirectional", "bidirectional"):
+        raise PatternError(f"deepspeed attention must be 'unidirectional' or 'bidirectional'; got {shown(attention)}.")
     return attention == "unidirectional"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any
@@ -13,11 +13,13 @@ import numpy as np
 from openwork.errors import PatternError
 from openwork.patterns.annotations import BoolArray, IntArray
 from openwork.patterns.base import Pattern, smaller, zero_or_more
-from openwork.patterns.checks import per_axis, whole
+from openwork.patterns.checks import LARGEST, per_axis, shown, whole
 from openwork.patterns.rectangles import EMPTY, Order, Spans, States, Tokens, TokensFunction, no_tokens, states_from
 
 __all__ = ["Grid", "Raster"]
 
+_LONGEST_AXIS = 2**24
+"""Longest axis of a grid: the compiler keeps a few numbers for each coordinate."""
 _TILES = {1: (64,), 2: (8, 8), 3: (4, 4, 4)}
 """Tile of 64 tokens, by number of axes."""
 
@@ -32,13 +34,21 @@ class Raster:
     @classmethod
     def of(cls, owner: str, shape: Any, offset: Any) -> Raster:
         """Checks the arguments of pattern `owner`."""
-        lengths = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else (shape,)
+        try:
+            lengths = (shape,) if isinstance(shape, str) else tuple(shape)
+        except TypeError:  # a number, a tensor of one number among them
+            lengths = (shape,)
         if not 1 <= len(lengths) <= 3:
-            raise PatternError(f"{owner} shape must have 1 to 3 axes; got {shape!r}.")
-        return cls(
-            tuple(whole(f"{owner} shape", length, at_least=1) for length in lengths),
+            raise PatternError(f"{owner} shape must have 1 to 3 axes; got {shown(shape)}.")
+        raster = cls(
+            tuple(whole(f"{owner} shape", length, at_least=1, at_most=_LONGEST_AXIS) for length in lengths),
             whole(f"{owner} offset", offset, at_least=0),
         )
+        if raster.offset + raster.size > LARGEST:
+            raise PatternError(
+                f"{owner} shape must hold {LARGEST:,} tokens or fewer, its offset included; got {shown(shape)}."
+            )
+        return raster
 
     @property
     def size(self) -> int:
@@ -139,7 +149,9 @@ class Grid(Pattern):
         dilations = per_axis("Grid dilation", dilation, axes, at_least=1)
         causals = tuple(causal) if isinstance(causal, Sequence) else (causal,) * axes
         if len(causals) != axes or not all(isinstance(each, bool | np.bool_) for each in causals):
-            raise PatternError(f"Grid causal must be True or False, once or for each of {axes} axes; got {causal!r}.")
+            raise PatternError(
+                f"Grid causal must be True or False, once or for each of {axes} axes; got {shown(causal)}."
+            )
         for axis, (length, size, step) in enumerate(zip(raster.shape, kernels, dilations, strict=True)):
             if size * step > length:
                 raise PatternError(
@@ -181,7 +193,7 @@ class Grid(Pattern):
         axes = len(Raster.of("Grid.from_natten", shape, 0).shape)
         if set(per_axis("Grid.from_natten stride", stride, axes, at_least=1)) != {1}:
             raise PatternError(
-                f"Grid.from_natten reads stride=1 only; got {stride!r}. A mask of your own is a layout: "
+                f"Grid.from_natten reads stride=1 only; got {shown(stride)}. A mask of your own is a layout: "
                 f"BlockLayout.from_mask."
             )
         return cls(shape, kernel_size, dilation, is_causal)
@@ -242,13 +254,10 @@ class Grid(Pattern):
 
     def _axis_states(self, axis: int, sides: list[IntArray], groups: list[IntArray] | None) -> States:
         q_low, q_high, k_low, k_high = sides
-        first, last = self._windows[axis]
+        first, last, reach_first, reach_last = self._windows[axis]
         # queries still to come have no known coordinates: any on the axis
         q_low, q_high = np.maximum(q_low, 0), np.minimum(q_high, self.shape[axis] - 1)
-        # the windows of all queries from q_low on reach no further back than this
-        reach_first = np.minimum.accumulate(first[::-1])[::-1][q_low]
-        reach_last = np.maximum.accumulate(last)[q_high]
-        empty = (k_high < reach_first) | (k_low > reach_last)
+        empty = (k_high < reach_first[q_low]) | (k_low > reach_last[q_high])
         # within one dilation group windows move monotonically, so the ends decide
         full = (k_low >= first[q_high]) & (k_high <= last[q_low])
         if groups is not None:
@@ -258,13 +267,14 @@ class Grid(Pattern):
         return states_from(empty, full)
 
     @cached_property
-    def _windows(self) -> list[tuple[IntArray, IntArray]]:
-        """For each axis, the first and last coordinate that each coordinate sees."""
+    def _windows(self) -> list[tuple[IntArray, IntArray, IntArray, IntArray]]:
+        """For each axis, the first and last coordinate that each sees, and any from it on, or up to it, sees."""
         windows = []
         for axis in self._axes:
             x = np.arange(self.shape[axis])
             first = self._start(x, axis) * self.dilation[axis] + x % self.dilation[axis]
-            windows.append((first, first + (self.kernel[axis] - 1) * self.dilation[axis]))
+            last = first + (self.kernel[axis] - 1) * self.dilation[axis]
+            windows.append((first, last, np.minimum.accumulate(first[::-1])[::-1], np.maximum.accumulate(last)))
         return windows
 
     def signature(self, q: Spans, k: Spans) -> list[IntArray]:

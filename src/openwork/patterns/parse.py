@@ -7,11 +7,13 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
-from openwork.errors import PatternError
+from openwork.errors import OpenworkError, PatternError
 from openwork.patterns import zoo
-from openwork.patterns.base import Pattern, PerHead
+from openwork.patterns.base import Pattern
+from openwork.patterns.checks import shown
 from openwork.patterns.custom import Custom
 from openwork.patterns.names import IMPORTERS, PATTERNS
 from openwork.patterns.register import REGISTERED
@@ -22,6 +24,8 @@ _LONGEST = 1_000_000
 """Characters of pattern text."""
 _SHOWN = 60
 """Characters of pattern text that an error repeats."""
+_DEEPEST = 50
+"""Brackets, `~` and `-` inside each other: what is read can also be printed, compared and compiled."""
 
 
 def parse_pattern(text: str, *, allow_imports: bool = False) -> Pattern:
@@ -30,7 +34,7 @@ def parse_pattern(text: str, *, allow_imports: bool = False) -> Pattern:
     The text is Python that makes a pattern, limited to: the patterns of this package with literal arguments,
     `&`, `|`, `~`, `-` and brackets; `PerHead.of` and the importers (`Window.from_hf(...)`); the zoo, with or without
     its name (`zoo.longformer()`, `longformer()`); and classes registered with `register_pattern`, by their full
-    import path. It is parsed, never run.
+    import path. It is parsed, never run. Brackets and signs nest at most 50 deep.
 
     Args:
         text: Pattern text.
@@ -53,27 +57,46 @@ def parse_pattern(text: str, *, allow_imports: bool = False) -> Pattern:
     if len(text) > _LONGEST:
         raise PatternError(f"pattern text may have {_LONGEST:,} characters at most; got {len(text):,}.")
     try:
-        tree = ast.parse(text.strip(), mode="eval")
-        return _Reader(allow_imports).pattern(tree.body)
+        return _Reader(allow_imports).pattern(_tree(text.strip()))
     except _Unreadable as error:
-        shown = text.strip() if len(text.strip()) <= _SHOWN else text.strip()[: _SHOWN - 3] + "..."
-        raise PatternError(f"{error} (in {shown!r})") from None
+        raise PatternError(f"{error} (in {_short(text.strip())!r})") from None
     except SyntaxError as error:
         where = f" at character {error.offset}" if error.offset else ""
         raise PatternError(
-            f"pattern text {text.strip()[:_SHOWN]!r} cannot be read{where}: {error.msg}. "
+            f"pattern text {_short(text.strip())!r} cannot be read{where}: {error.msg}. "
             f"It is written like Causal() & Window(before=255)."
         ) from None
-    except (RecursionError, MemoryError, ValueError) as error:
-        if isinstance(error, PatternError):
-            raise
+    except (RecursionError, MemoryError):
         raise PatternError(
-            f"pattern text {text.strip()[:_SHOWN]!r} cannot be read: it is nested too deeply or holds odd bytes."
+            f"pattern text {_short(text.strip())!r} cannot be read: it is nested too deeply, or a chain of thousands."
         ) from None
 
 
 class _Unreadable(Exception):
     """What is wrong with the text; `parse_pattern` adds the text."""
+
+
+def _tree(text: str) -> ast.expr:
+    try:
+        return ast.parse(text, mode="eval").body
+    except UnicodeEncodeError as error:
+        raise _Unreadable(f"character {error.start + 1} is a lone surrogate, which no text can hold") from None
+    except ValueError as error:  # a null byte, in Python 3.11
+        raise _Unreadable(str(error)) from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _source(node: ast.expr) -> str:
+    """The text of a node, not longer than an error should be."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int) and node.value.bit_length() > 256:
+        return shown(node.value)
+    try:
+        return _short(ast.unparse(node))
+    except ValueError:  # it holds a number with more digits than Python prints
+        return type(node).__name__
 
 
 _SIGNS = {ast.BitAnd: "&", ast.BitOr: "|", ast.Sub: "-"}
@@ -82,16 +105,25 @@ _SIGNS = {ast.BitAnd: "&", ast.BitOr: "|", ast.Sub: "-"}
 class _Reader:
     def __init__(self, allow_imports: bool) -> None:
         self.allow_imports = allow_imports
+        self.depth = 0
 
     def pattern(self, node: ast.expr) -> Pattern:
         """The pattern that `node` makes."""
         value = self.value(node)
         if not isinstance(value, Pattern):
-            raise _Unreadable(f"`{ast.unparse(node)}` is not a pattern; a pattern is written like Window(before=255)")
+            raise _Unreadable(f"`{_source(node)}` is not a pattern; a pattern is written like Window(before=255)")
         return value
 
     def value(self, node: ast.expr) -> Any:
         """A pattern, or a literal as arguments are."""
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise _Unreadable(f"patterns are nested at most {_DEEPEST} deep")
+        value = self.read(node)
+        self.depth -= 1
+        return value
+
+    def read(self, node: ast.expr) -> Any:
         if isinstance(node, ast.Call):
             return self.call(node)
         if isinstance(node, ast.BinOp):
@@ -111,12 +143,12 @@ class _Reader:
             name = _dotted(node)
             known = self.maker(name) is not None
             raise _Unreadable(f"{name!r} needs its brackets: write {name}(...)" if known else self.unknown(name))
-        raise _Unreadable(f"`{ast.unparse(node)}` is no part of pattern text")
+        raise _Unreadable(f"`{_source(node)}` is no part of pattern text")
 
     def joined(self, node: ast.BinOp) -> Pattern:
         sign = _SIGNS.get(type(node.op))
         if sign is None:
-            raise _Unreadable(f"`{ast.unparse(node)}`: patterns combine with `&`, `|`, `~` and `-` only")
+            raise _Unreadable(f"`{_source(node)}`: patterns combine with `&`, `|`, `~` and `-` only")
         # a chain of one sign is a left-leaning tree: walk it flat, so that long ones do not nest
         chain: list[tuple[str, ast.expr]] = []
         left: ast.expr = node
@@ -136,17 +168,23 @@ class _Reader:
             raise _Unreadable("`not` does not combine patterns; use `~`")
         number = self.value(node.operand)
         if isinstance(number, bool) or not isinstance(number, int | float):
-            raise _Unreadable(f"`{ast.unparse(node)}` is not a number")
+            raise _Unreadable(f"`{_source(node)}` is not a number")
         return -number if isinstance(node.op, ast.USub) else number
 
     def table(self, node: ast.Dict) -> dict[Any, Any]:
-        if any(key is None for key in node.keys):
-            raise _Unreadable("`**` is no part of pattern text")
-        return {
-            self.value(key): self.value(value)
-            for key, value in zip(node.keys, node.values, strict=True)
-            if key is not None
-        }
+        table = {}
+        for key, value in zip(node.keys, node.values, strict=True):
+            if key is None:
+                raise _Unreadable("`**` is no part of pattern text")
+            name = self.value(key)
+            try:
+                again = name in table
+            except TypeError:  # it holds a table
+                raise _Unreadable(f"`{_source(key)}` cannot be the key of a table") from None
+            if again:
+                raise _Unreadable(f"the table has `{_source(key)}` twice")
+            table[name] = self.value(value)
+        return table
 
     def call(self, node: ast.Call) -> Any:
         name = _dotted(node.func)
@@ -161,10 +199,23 @@ class _Reader:
                 "pass allow_imports=True if you trust this text"
             )
         positional = [self.value(item) for item in node.args]
-        keywords = {item.arg: self.value(item.value) for item in node.keywords if item.arg is not None}
-        if maker is not PerHead:
-            _check_arguments(name, maker, positional, keywords)
-        return maker(*positional, **keywords)
+        keywords: dict[str, Any] = {}
+        for item in node.keywords:
+            assert item.arg is not None  # `**` has been refused
+            if item.arg in keywords:
+                raise _Unreadable(f"{_short(name)} is given {_short(item.arg)!r} twice")
+            keywords[item.arg] = self.value(item.value)
+        if maker is range:
+            return _range(positional, keywords)
+        _check_arguments(name, maker, positional, keywords)
+        if name not in REGISTERED:
+            return maker(*positional, **keywords)
+        try:
+            return maker(*positional, **keywords)
+        except OpenworkError:
+            raise
+        except (TypeError, ValueError, ArithmeticError) as error:  # a user's class checks as it likes
+            raise _Unreadable(f"{_short(name)} refused its arguments: {type(error).__name__}: {error}") from None
 
     def maker(self, name: str) -> Callable[..., Any] | None:
         """What a name in front of brackets makes; None if it is unknown."""
@@ -201,8 +252,12 @@ class _Reader:
     def unknown(self, name: str) -> str:
         if "." in name and name.split(".")[0] not in {*_KNOWN, "zoo"}:
             if self.allow_imports:
-                return f"no module of {name!r} can be imported"
-            return f"{name!r} is not loaded: import its module first, or pass allow_imports=True if you trust this text"
+                return f"no module of {_short(name)!r} can be imported"
+            return (
+                f"{_short(name)!r} is not loaded: import its module first, or pass allow_imports=True if you trust "
+                "this text"
+            )
+        name = _short(name)
         close = difflib.get_close_matches(name, _KNOWN, n=3, cutoff=0.6)
         close = close or difflib.get_close_matches(name.lower(), [key.lower() for key in _KNOWN], n=1, cutoff=0.6)
         folded = {key.lower(): key for key in _KNOWN}
@@ -217,7 +272,7 @@ def _dotted(node: ast.expr) -> str:
     while isinstance(inner, ast.Attribute):
         inner = inner.value
     if not isinstance(inner, ast.Name):
-        raise _Unreadable(f"`{ast.unparse(node)}` is no part of pattern text")
+        raise _Unreadable(f"`{_source(node)}` is no part of pattern text")
     return ast.unparse(node)
 
 
@@ -228,10 +283,19 @@ _KNOWN: Mapping[str, Callable[..., Any]] = {
 }
 
 
+_signature = cache(inspect.signature)
+
+
+def _range(positional: list[Any], keywords: dict[str, Any]) -> range:
+    if keywords or not 1 <= len(positional) <= 3 or not all(type(number) is int for number in positional):
+        raise _Unreadable("range takes 1 to 3 integers, as range(0, 8)")
+    if len(positional) == 3 and positional[2] == 0:
+        raise _Unreadable("range cannot step by 0")
+    return range(*positional)
+
+
 def _check_arguments(name: str, maker: Callable[..., Any], positional: list[Any], keywords: dict[str, Any]) -> None:
-    if maker is range:
-        return
-    signature = inspect.signature(maker)
+    signature = _signature(maker)
     takes = ", ".join(
         p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in signature.parameters.values()
     )
@@ -240,7 +304,7 @@ def _check_arguments(name: str, maker: Callable[..., Any], positional: list[Any]
         if keyword not in signature.parameters:
             close = difflib.get_close_matches(keyword, signature.parameters, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise _Unreadable(f"{name} has no argument {keyword!r}; {takes}.{hint}")
+            raise _Unreadable(f"{name} has no argument {_short(keyword)!r}; {takes}.{hint}")
     try:
         signature.bind(*positional, **keywords)
     except TypeError as error:

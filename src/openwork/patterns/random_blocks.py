@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from openwork.errors import PatternError
 from openwork.patterns.annotations import BoolArray, IntArray
 from openwork.patterns.base import Pattern, smaller, zero_or_more
 from openwork.patterns.chance import hash32
-from openwork.patterns.checks import whole
+from openwork.patterns.checks import LARGEST, whole
 from openwork.patterns.rectangles import EMPTY, FULL, PARTIAL, Spans, States, no_tokens
 
 __all__ = ["RandomBlocks"]
 
+_MOST_SLOTS = 4096
+"""Blocks drawn for a row: every pair asks about every slot."""
 _FEW_ROWS = 16
 """Rectangles of up to this many query blocks are always tested slot by slot."""
 _MOST_ROWS = 1 << 21
@@ -73,10 +74,13 @@ class RandomBlocks(Pattern):
     num_blocks: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("block", 1), ("count", 1), ("seed", 0), ("skip_first", 0), ("skip_near", 0)):
-            object.__setattr__(self, name, whole(f"RandomBlocks {name}", getattr(self, name), at_least=least))
-        if self.seed >= 2**64:
-            raise PatternError(f"RandomBlocks seed must be less than 2**64; got {self.seed}.")
+        least = {"block": 1, "count": 1, "seed": 0, "skip_first": 0, "skip_near": 0}
+        most = {"count": _MOST_SLOTS, "seed": 2**64 - 1}
+        for name in least:
+            number = whole(
+                f"RandomBlocks {name}", getattr(self, name), at_least=least[name], at_most=most.get(name, LARGEST)
+            )
+            object.__setattr__(self, name, number)
         if self.num_blocks is not None:
             number = whole(
                 "RandomBlocks num_blocks", self.num_blocks, at_least=1, remedy="None draws from the past alone."

@@ -12,7 +12,7 @@ import numpy as np
 from openwork.errors import PatternError
 from openwork.patterns.annotations import IntArray
 from openwork.patterns.base import Pattern
-from openwork.patterns.checks import whole
+from openwork.patterns.checks import LARGEST, shown, whole, yes_or_no
 from openwork.patterns.rectangles import Spans, States, difference_range, no_tokens, states_from
 
 __all__ = ["Window", "band_signature", "check_sides", "limits_signature"]
@@ -69,7 +69,9 @@ class Window(Pattern):
         if sliding_window is None:
             raise PatternError("sliding_window=None is no window in Hugging Face: use Causal(), or Dense().")
         count = whole("Window.from_hf sliding_window", sliding_window, at_least=1)
-        return cls(count, count) if bidirectional else cls(count - 1, 0)
+        if yes_or_no("Window.from_hf bidirectional", bidirectional):
+            return cls(count, count)
+        return cls(count - 1, 0)
 
     @classmethod
     def from_flash_attention(cls, window_size: Sequence[int], *, causal: bool = False) -> Window:
@@ -83,14 +85,14 @@ class Window(Pattern):
         """
         sides = tuple(window_size) if isinstance(window_size, Sequence) else (window_size,)
         if len(sides) != 2:
-            raise PatternError(f"Window.from_flash_attention window_size must be (left, right); got {window_size!r}.")
+            raise PatternError(
+                f"Window.from_flash_attention window_size must be (left, right); got {shown(window_size)}."
+            )
         left, right = (
-            None
-            if side == -1
-            else whole(f"Window.from_flash_attention {name}", side, at_least=0, remedy="-1 is unlimited.")
+            _side(f"Window.from_flash_attention window_size {name}", side)
             for name, side in zip(("left", "right"), sides, strict=True)
         )
-        if causal:
+        if yes_or_no("Window.from_flash_attention causal", causal):
             right = 0
         if left is None and right is None:
             raise PatternError("window_size=(-1, -1) is no window in FlashAttention: use Dense(), or Causal().")
@@ -122,13 +124,31 @@ class Window(Pattern):
         )
 
     @classmethod
-    def from_onnx(cls, local_window_size: int) -> Window:
-        """The window of ONNX Attention's `local_window_size`: `0 <= q - kv < n`, that is `n` keys with the own.
+    def from_onnx(
+        cls, local_window_size: int | None = None, *, left_window_size: int = -1, right_window_size: int = -1
+    ) -> Window:
+        """The window of ONNX Attention, opset 25, by either name of its attributes.
 
-        >>> Window.from_onnx(local_window_size=4)
-        Window(before=3, after=0)
+        `left_window_size` and `right_window_size` are those of the released operator (onnx 1.23): keys on each side,
+        the own not counted, -1 is unlimited. `local_window_size` is the attribute as it was first specified
+        (onnx#8108): `0 <= q - kv < n`, that is `n` keys with the own. ONNX Runtime's GroupQueryAttention has a
+        `local_window_size` of its own, which does not count the own key: `left_window_size=n, right_window_size=0`.
+
+        >>> Window.from_onnx(local_window_size=4), Window.from_onnx(left_window_size=4, right_window_size=1)
+        (Window(before=3, after=0), Window(before=4, after=1))
         """
-        if local_window_size == -1:
+        left = _side("Window.from_onnx left_window_size", left_window_size)
+        right = _side("Window.from_onnx right_window_size", right_window_size)
+        if local_window_size is None:
+            if left is None and right is None:
+                raise PatternError("left_window_size=-1, right_window_size=-1 is no window in ONNX: use Dense().")
+            return cls(left, right)
+        if not (left is None and right is None):
+            raise PatternError(
+                f"Window.from_onnx takes local_window_size, or left_window_size and right_window_size; got "
+                f"{shown(local_window_size)}, {left_window_size!r} and {right_window_size!r}."
+            )
+        if isinstance(local_window_size, int) and local_window_size == -1:
             raise PatternError("local_window_size=-1 is no window in ONNX: use Causal().")
         return cls(whole("Window.from_onnx local_window_size", local_window_size, at_least=1) - 1, 0)
 
@@ -169,16 +189,31 @@ class Window(Pattern):
         return band_signature(q, k, self.before, self.after)
 
 
+def _side(argument: str, value: Any) -> int | None:
+    """One side of a window where -1 is unlimited."""
+    if isinstance(value, int | np.integer) and value == -1:
+        return None
+    return whole(argument, value, at_least=0, remedy="-1 is unlimited.")
+
+
 def check_sides(pattern: Any, owner: str, remedy: str) -> None:
     """Check the `before` and `after` of a pattern, and store them as Python ints."""
     for side in ("before", "after"):
         value = getattr(pattern, side)
         if value is None:
             continue
-        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
-            hint = " (FlashAttention writes unlimited as -1; here it is None.)" if value == -1 else ""
-            raise PatternError(f"{owner} {side} must be 0 or more, or None for unlimited; got {value!r}.{hint}")
-        object.__setattr__(pattern, side, operator.index(value))
+        try:
+            number = -2 if isinstance(value, bool | np.bool_) else operator.index(value)
+        except TypeError:
+            number = -2
+        if number < 0:
+            hint = " (FlashAttention writes unlimited as -1; here it is None.)" if number == -1 else ""
+            raise PatternError(f"{owner} {side} must be 0 or more, or None for unlimited; got {shown(value)}.{hint}")
+        if number > LARGEST:
+            raise PatternError(
+                f"{owner} {side} must be {LARGEST:,} or less, or None for unlimited; got {shown(number)}."
+            )
+        object.__setattr__(pattern, side, number)
     if pattern.before is None and pattern.after is None:
         raise PatternError(f"{owner} needs a limit on one side at least; {remedy}.")
 

@@ -6,12 +6,15 @@ prints in the words of the patterns. Entries for decoders are causal, entries fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
+import inspect
+from collections.abc import Callable, Sequence
+from functools import reduce, wraps
+from typing import ParamSpec
 
 from openwork.errors import PatternError
 from openwork.patterns.base import Pattern
 from openwork.patterns.causal import Causal
+from openwork.patterns.checks import LARGEST, fact_name, whole, whole_row
 from openwork.patterns.chunk import Chunk
 from openwork.patterns.dilated import Dilated
 from openwork.patterns.first import First
@@ -50,12 +53,42 @@ __all__ = [
     "streaming_llm",
 ]
 
+P = ParamSpec("P")
 
+_FROM_ZERO = frozenset({"after", "before", "head", "offset", "reach", "seed", "window"})
+"""Numbers that may be 0; all others are 1 or more."""
+
+
+def _entry(build: Callable[P, Pattern]) -> Callable[P, Pattern]:
+    """An entry whose numbers and names are checked, and whose errors say which entry they are about."""
+    name = f"zoo.{build.__name__}"
+    signature = inspect.signature(build)
+
+    @wraps(build)
+    def entry(*args: P.args, **kwargs: P.kwargs) -> Pattern:
+        given = signature.bind(*args, **kwargs).arguments
+        for argument, value in given.items():
+            kind = signature.parameters[argument].annotation
+            if kind == "int":
+                most = 2**64 - 1 if argument == "seed" else LARGEST
+                whole(f"{name} {argument}", value, at_least=argument not in _FROM_ZERO, at_most=most)
+            elif kind == "str":
+                fact_name(f"{name} {argument}:", value)
+        try:
+            return build(*args, **kwargs)
+        except PatternError as error:
+            raise PatternError(f"{name}: {error}") from None
+
+    return entry
+
+
+@_entry
 def block_sparse(block: int = 64, before: int = 1, after: int = 1) -> Pattern:
     """Encoder: the query's own block and blocks beside it (Blockwise attention, Qiu et al. 2019, arXiv 1911.02972)."""
     return Chunk(block, before=before, after=after)
 
 
+@_entry
 def sparse_transformer_strided(stride: int = 128) -> Pattern:
     """Decoder: the last `stride` keys, and every `stride`-th one (Child et al. 2019, arXiv 1904.10509, section 4.2).
 
@@ -68,6 +101,7 @@ def sparse_transformer_strided(stride: int = 128) -> Pattern:
     return Causal() & (Window(before=stride - 1) | Strided(stride))
 
 
+@_entry
 def sparse_transformer_fixed(block: int = 128, c: int = 8, offset: int = 0) -> Pattern:
     """Decoder: the own block, and the last `c` keys of each block (Child et al. 2019, arXiv 1904.10509, section 4.2).
 
@@ -80,6 +114,7 @@ def sparse_transformer_fixed(block: int = 128, c: int = 8, offset: int = 0) -> P
     return Causal() & (Chunk(block) | Summary(block, c, offset))
 
 
+@_entry
 def longformer(window: int = 512, flag: str = "global") -> Pattern:
     """Encoder: half a window on each side, and global tokens both ways (Beltagy et al. 2020, arXiv 2004.05150).
 
@@ -88,6 +123,7 @@ def longformer(window: int = 512, flag: str = "global") -> Pattern:
     return Window.from_longformer(window) | Keys(flag) | Queries(flag)
 
 
+@_entry
 def bigbird_itc(
     num_blocks: int,
     block: int = 64,
@@ -106,6 +142,7 @@ def bigbird_itc(
     return Chunk(block, near, near) | First(keys=global_blocks * block) | First(queries=global_blocks * block) | drawn
 
 
+@_entry
 def bigbird_etc(
     num_blocks: int,
     block: int = 84,
@@ -123,6 +160,7 @@ def bigbird_etc(
     return Chunk(block, near, near) | Keys(flag) | Queries(flag) | drawn
 
 
+@_entry
 def bigbird_causal(
     block: int = 64, window_blocks: int = 2, global_blocks: int = 1, random_blocks: int = 3, seed: int = 0
 ) -> Pattern:
@@ -134,6 +172,7 @@ def bigbird_causal(
     return Causal() & (Chunk(block, before=window_blocks - 1) | First(keys=global_blocks * block) | drawn)
 
 
+@_entry
 def streaming_llm(sinks: int = 4, window: int = 1020) -> Pattern:
     """Decoder: sink tokens and the `window` keys before the query (Xiao et al. 2023, arXiv 2309.17453).
 
@@ -143,6 +182,7 @@ def streaming_llm(sinks: int = 4, window: int = 1020) -> Pattern:
     return Causal() & (Window(before=window) | First(keys=sinks))
 
 
+@_entry
 def mistral(window: int = 4096) -> Pattern:
     """Decoder: the last `window` keys, the own among them (Mistral 7B, Jiang et al. 2023, arXiv 2310.06825).
 
@@ -154,6 +194,7 @@ def mistral(window: int = 4096) -> Pattern:
     return Causal() & Window.from_hf(window)
 
 
+@_entry
 def gemma(window: int = 1024) -> Pattern:
     """Decoder, local layers: the last `window` keys (Gemma 3, 2025, arXiv 2503.19786; Gemma 2: 4096, 2408.00118).
 
@@ -162,6 +203,7 @@ def gemma(window: int = 1024) -> Pattern:
     return Causal() & Window.from_hf(window)
 
 
+@_entry
 def gpt_oss(window: int = 128) -> Pattern:
     """Decoder, every second layer: the last `window` keys (gpt-oss model card, OpenAI 2025, arXiv 2508.10925).
 
@@ -170,6 +212,7 @@ def gpt_oss(window: int = 128) -> Pattern:
     return Causal() & Window.from_hf(window)
 
 
+@_entry
 def llama4_chunked(size: int = 8192) -> Pattern:
     """Decoder, three layers of four: the own chunk (Llama 4, Meta 2025, `attention_chunk_size` of its released code).
 
@@ -179,6 +222,7 @@ def llama4_chunked(size: int = 8192) -> Pattern:
     return Causal() & Chunk(size)
 
 
+@_entry
 def longnet(
     segments: Sequence[int] = (2048, 4096, 8192, 16384, 32768),
     dilations: Sequence[int] = (1, 2, 4, 8, 16),
@@ -194,14 +238,13 @@ def longnet(
     Causal() & (Chunk(size=4, before=0, after=0)
         | Chunk(size=8, before=0, after=0) & Strided(stride=2) & Summary(block=2, count=1, offset=0))
     """
+    segments = whole_row("segments", segments, at_least=1)
+    dilations = whole_row("dilations", dilations, at_least=1)
     if len(segments) != len(dilations) or not segments:
-        raise PatternError(
-            f"longnet takes one dilation for each segment; got segments={tuple(segments)}, "
-            f"dilations={tuple(dilations)}."
-        )
+        raise PatternError(f"one dilation for each segment is needed; got segments={segments}, dilations={dilations}.")
     for segment, step in zip(segments, dilations, strict=True):
-        if step < 1 or segment % step:
-            raise PatternError(f"longnet segment {segment} must be a multiple of its dilation; got {step}.")
+        if segment % step:
+            raise PatternError(f"segment {segment} must be a multiple of its dilation; got {step}.")
     branches = (
         Chunk(segment) if step == 1 else Chunk(segment) & Strided(step) & Summary(step, 1, step - 1 - head % step)
         for segment, step in zip(segments, dilations, strict=True)
@@ -209,21 +252,25 @@ def longnet(
     return Causal() & reduce(lambda some, more: some | more, branches)
 
 
+@_entry
 def power_attention(window: int = 255) -> Pattern:
     """Decoder: a window, and keys at distances that double (PowerAttention, Chen et al. 2025, arXiv 2503.03588)."""
     return Causal() & (Window(before=window) | PowersOfTwo())
 
 
+@_entry
 def log_sparse() -> Pattern:
     """Decoder: keys at distances that double (LogSparse Transformer, Li et al. 2019, arXiv 1907.00235)."""
     return Causal() & PowersOfTwo()
 
 
+@_entry
 def natten_2d(height: int, width: int, kernel: int = 13, dilation: int = 1) -> Pattern:
     """Encoder: neighbourhoods of an image, row by row (Hassani et al. 2022, arXiv 2204.07143; dilated: 2209.15001)."""
     return Grid((height, width), kernel, dilation)
 
 
+@_entry
 def block_diffusion(block: str = "block", half: str = "half", clean: str = "clean") -> Pattern:
     """Training of block diffusion on noised and clean text side by side (Arriola et al. 2025, arXiv 2503.09573).
 
@@ -233,6 +280,7 @@ def block_diffusion(block: str = "block", half: str = "half", clean: str = "clea
     return Same(block) & Same(half) | Keys(clean) & Earlier(block)
 
 
+@_entry
 def source_code(window: int = 255, sinks: int = 4, definitions: str = "definition", uses: str = "use") -> Pattern:
     """Decoder (ours): a window, first keys, lines that define, and links from each use to its definition.
 
@@ -242,16 +290,19 @@ def source_code(window: int = 255, sinks: int = 4, definitions: str = "definitio
     return Causal() & (Window(before=window) | First(keys=sinks) | Keys(definitions) | Linked(uses))
 
 
+@_entry
 def policy_documents(window: int = 255, sinks: int = 4, headings: str = "heading") -> Pattern:
     """Decoder (ours): a window, first keys, every heading; after Longformer's global tokens (arXiv 2004.05150)."""
     return Causal() & (Window(before=window) | First(keys=sinks) | Keys(headings))
 
 
+@_entry
 def retrieved_passages(passages: str = "passage", question: str = "question", sinks: int = 4) -> Pattern:
     """Decoder (ours): passages see themselves, the question all; after block-attention (arXiv 2409.15355)."""
     return Causal() & (Same(passages) | Queries(question) | First(keys=sinks))
 
 
+@_entry
 def logs(window: int = 255, sinks: int = 4, record: str = "record", alarms: str = "error") -> Pattern:
     """Decoder (ours): a window, the own record, first keys, and lines with flag `error`.
 
@@ -260,6 +311,7 @@ def logs(window: int = 255, sinks: int = 4, record: str = "record", alarms: str 
     return Causal() & (Window(before=window) | Same(record) | First(keys=sinks) | Keys(alarms))
 
 
+@_entry
 def dna(window: int = 255, reach: int = 16383, step: int = 64, record: str = "record") -> Pattern:
     """Encoder (ours): within a record, near bases all and far ones by steps, both ways.
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
 from openwork.errors import OpenworkError, PlanError
 from openwork.patterns import Pattern, PerHead, parse_pattern
+from openwork.patterns.checks import shown
 
 __all__ = ["Plan"]
 
 _FORMAT = "openwork_plan"
 _VERSION = 1
+_LAYER = re.compile(r"0|[1-9][0-9]{0,8}")
+"""A layer number as JSON writes it: one spelling for each."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,21 +61,27 @@ class Plan:
 
     def __post_init__(self) -> None:
         _require_pattern(self.default, "default")
+        if not isinstance(self.layers, Mapping):
+            raise PlanError(f"Plan layers is a table {{layer: pattern}}; got {shown(self.layers)}.")
         for layer, pattern in self.layers.items():
             if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
-                raise PlanError(f"Plan layers are numbered from 0; got {layer!r}.")
-            _require_pattern(pattern, f"layers[{layer}]")
-        for share, pattern in self.depths:
+                raise PlanError(f"Plan layers are numbered from 0; got {shown(layer)}.")
+            _require_pattern(pattern, f"layers[{shown(layer)}]")
+        depths = _pairs(self.depths)
+        for share, pattern in depths:
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
                 raise PlanError(
-                    f"a depth is a share of the layers above 0 and below 1; got {share!r}. "
+                    f"a depth is a share of the layers above 0 and below 1; got {shown(share)}. "
                     "Write layer numbers in Plan(layers={number: pattern})."
                 )
             _require_pattern(pattern, f"depths[{share}]")
         if self.annotator is not None and not (isinstance(self.annotator, str) and self.annotator):
-            raise PlanError(f"Plan annotator is the name of an annotator, or None; got {self.annotator!r}.")
+            raise PlanError(f"Plan annotator is the name of an annotator, or None; got {shown(self.annotator)}.")
         object.__setattr__(self, "layers", MappingProxyType(dict(sorted(self.layers.items()))))
-        shares = sorted(((float(share), pattern) for share, pattern in self.depths), key=lambda pair: pair[0])
+        shares = sorted(((float(share), pattern) for share, pattern in depths), key=lambda pair: pair[0])
+        for (share, _), (following, _) in pairwise(shares):
+            if share == following:
+                raise PlanError(f"the plan has two patterns from depth {share}; give one.")
         object.__setattr__(self, "depths", tuple(shares))
 
     @classmethod
@@ -97,6 +108,8 @@ class Plan:
             >>> [repr(plan.for_layer(layer, num_layers=3)) for layer in range(3)]
             ['Causal() & Window(before=127, after=0)', 'Causal() & Window(before=127, after=0)', 'Causal()']
         """
+        if not isinstance(shares, Mapping):
+            raise PlanError(f"Plan.by_depth takes a table {{share: pattern}}; got {shown(shares)}.")
         if 0 not in shares:
             given = ", ".join(map(str, sorted(shares))) or "no share"
             raise PlanError(f"Plan.by_depth needs the pattern of the lowest layers under 0.0; got {given}.")
@@ -129,8 +142,8 @@ class Plan:
             PlanError: The layer is not one of the model's, or the plan names a layer that the model lacks.
         """
         self.check(num_layers)
-        if not 0 <= layer < num_layers:
-            raise PlanError(f"layer {layer} does not exist: the model has {_layers(num_layers)}.")
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < num_layers:
+            raise PlanError(f"layer {shown(layer)} does not exist: the model has {_layers(num_layers)}.")
         if layer in self.layers:
             return self.layers[layer]
         reached = [pattern for share, pattern in self.depths if layer >= math.floor(share * num_layers + 0.5)]
@@ -138,8 +151,8 @@ class Plan:
 
     def check(self, num_layers: int, q_heads: int | None = None) -> None:
         """Raises a `PlanError` where the plan does not fit a model of this many layers and query heads."""
-        if num_layers < 1:
-            raise PlanError(f"a model has at least 1 layer; got num_layers={num_layers}.")
+        if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
+            raise PlanError(f"a model has at least 1 layer; got num_layers={shown(num_layers)}.")
         if self.layers and max(self.layers) >= num_layers:
             raise PlanError(f"the plan names layer {max(self.layers)}, but the model has {_layers(num_layers)}.")
         if q_heads is None:
@@ -183,9 +196,11 @@ class Plan:
         Raises:
             PlanError: The text is not JSON, not a plan, or holds a pattern that cannot be read.
         """
+        if not isinstance(text, str):
+            raise PlanError(f"Plan.from_json takes text; got {type(text).__name__}.")
         try:
-            content = json.loads(text)
-        except ValueError as error:
+            content = json.loads(text, object_pairs_hook=_table)
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"the plan is not JSON: {error}.") from None
         if not isinstance(content, dict) or content.get(_FORMAT) != _VERSION:
             raise PlanError(f'a plan is a JSON object with "{_FORMAT}": {_VERSION}, as Plan.to_json writes it.')
@@ -193,10 +208,10 @@ class Plan:
         if unknown := sorted(content.keys() - known):
             raise PlanError(f"the plan has the unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}.")
         layers, depths = content.get("layers", {}), content.get("depths", [])
-        if not isinstance(layers, dict) or not all(layer.isdecimal() for layer in layers):
-            raise PlanError(f'the plan\'s "layers" must map layer numbers to pattern texts; got {layers!r}.')
+        if not isinstance(layers, dict) or not all(_LAYER.fullmatch(layer) for layer in layers):
+            raise PlanError(f'the plan\'s "layers" must map layer numbers to pattern texts; got {shown(layers)}.')
         if not isinstance(depths, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in depths):
-            raise PlanError(f'the plan\'s "depths" must be a list of [share, pattern text]; got {depths!r}.')
+            raise PlanError(f'the plan\'s "depths" must be a list of [share, pattern text]; got {shown(depths)}.')
         read = partial(_read, allow_imports=allow_imports)
         return cls(
             default=read(content.get("default"), "default"),
@@ -246,14 +261,33 @@ def _layers(num_layers: int) -> str:
     return f"{num_layers} layer{'s' * (num_layers != 1)} (0 to {num_layers - 1})"
 
 
+def _pairs(depths: Any) -> list[tuple[Any, Any]]:
+    if isinstance(depths, Iterable) and not isinstance(depths, Mapping):
+        pairs = list(depths)
+        if all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+            return [(pair[0], pair[1]) for pair in pairs]
+    raise PlanError(
+        f"Plan depths are pairs (share, pattern); got {shown(depths)}. Plan.by_depth({{share: pattern}}) takes a table."
+    )
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ValueError(f"the name {shown(name)} stands twice in one object")
+        table[name] = value
+    return table
+
+
 def _require_pattern(value: object, place: str) -> None:
     if not isinstance(value, Pattern):
-        raise PlanError(f"Plan {place} must be a pattern; got {value!r}. Read text with parse_pattern.")
+        raise PlanError(f"Plan {place} must be a pattern; got {shown(value)}. Read text with parse_pattern.")
 
 
 def _read(text: object, place: str, *, allow_imports: bool) -> Pattern:
     if not isinstance(text, str):
-        raise PlanError(f"the plan's {place} must be the text of a pattern; got {text!r}.")
+        raise PlanError(f"the plan's {place} must be the text of a pattern; got {shown(text)}.")
     try:
         return parse_pattern(text, allow_imports=allow_imports)
     except OpenworkError as error:
