@@ -13,10 +13,14 @@ from openwork.annotate import (
     annotator_for,
     annotator_named,
     byte_offsets,
+    chat_turns,
     combine,
+    fasta_records,
+    fastq_records,
     heading_annotator,
     html_headings,
     is_causal,
+    log_records,
     manual_headings,
     markdown_headings,
     python_source,
@@ -28,7 +32,9 @@ from openwork.errors import AnnotationError
 from openwork.patterns.declarations import Declarations
 from openwork.testing.annotators import assert_causal_annotator
 
-SHIPPED = [html_headings, manual_headings, markdown_headings, python_source, rst_headings]
+MARKUP = [html_headings, manual_headings, markdown_headings, rst_headings]
+RECORDS = [fasta_records, fastq_records, log_records]
+SHIPPED = [*MARKUP, *RECORDS, chat_turns, python_source]
 
 
 def spaces(text, offsets):
@@ -57,10 +63,20 @@ def test_every_annotator_passes_the_prefix_test_on_any_text(name, project_docume
         assert_causal_annotator(annotator_named(name), part, byte_offsets(part), max_cuts=25, seed=len(text))
 
 
-def test_the_annotators_of_markup_declare_that_sections_go_up():
-    for shipped in SHIPPED:
-        expected = Declarations() if shipped is python_source else Declarations(nondecreasing_labels={"section"})
-        assert shipped.declares == expected
+def test_annotators_declare_that_what_they_count_goes_up():
+    counts = {"section": MARKUP, "record": RECORDS, "turn": [chat_turns]}
+    for label, annotators in counts.items():
+        for shipped in annotators:
+            assert shipped.declares == Declarations(nondecreasing_labels={label})
+    assert python_source.declares == Declarations()
+
+
+def test_packed_and_rotated_files_are_known_by_name():
+    assert annotator_for("hg38.FA.gz") is annotator_for("x.fasta") is fasta_records
+    assert annotator_for("reads.fq.gz") is fastq_records
+    logs = ["dpkg.log", "dpkg.log.1", "app.log.2.gz", "app.log-20260101", "syslog", "syslog.7.gz", "messages.1"]
+    assert all(annotator_for(name) is log_records for name in logs)
+    assert annotator_for("git-log.1") is annotator_for("catalog.1.gz") is manual_headings
 
 
 def test_a_plain_function_is_an_annotator_that_may_know_the_future():
@@ -136,7 +152,7 @@ def test_annotators_are_found_by_name_and_by_file():
     assert annotator_for("x.pyi") is python_source
     assert annotator_for("ls.1") is manual_headings
     with pytest.raises(
-        AnnotationError, match="there is no annotator 'rust'; there are html, manual, markdown, python, rst"
+        AnnotationError, match="there is no annotator 'rust'; there are chat, fasta, fastq, html, log, manual, "
     ):
         annotator_named("rust")
     with pytest.raises(AnnotationError, match=r"no annotator is known for 'a.rs'; there are some for .*\.html.*\.md"):

@@ -176,6 +176,12 @@ def test_our_own_entries_keep_what_they_promise() -> None:
     ]
 
 
+def test_dna_for_decoders_is_what_causality_leaves_of_it() -> None:
+    notes = Annotations(length=N, labels={"record": np.arange(N) // 15})
+    both, past = (mask(entry(window=2, reach=9, step=3), notes) for entry in (zoo.dna, zoo.dna_causal))
+    assert np.array_equal(past, np.tril(both)) and not np.array_equal(past, both)
+
+
 def test_the_two_heads_of_the_sparse_transformer_can_stand_apart() -> None:
     heads = Causal() & PerHead(Window(before=5), Strided(6))
     union = mask(heads.head(0)) | mask(heads.head(1))

@@ -35,6 +35,7 @@ __all__ = [
     "block_diffusion",
     "block_sparse",
     "dna",
+    "dna_causal",
     "gemma",
     "gpt_oss",
     "llama4_chunked",
@@ -318,3 +319,12 @@ def dna(window: int = 255, reach: int = 16383, step: int = 64, record: str = "re
     After Longformer's dilated window (arXiv 2004.05150).
     """
     return Same(record) & (Window(window, window) | Dilated(reach, reach, step=step))
+
+
+def dna_causal(window: int = 255, reach: int = 16383, step: int = 64, record: str = "record") -> Pattern:
+    """Decoder (ours): what causality leaves of `dna`, near bases before the query all and far ones by steps.
+
+    >>> dna_causal() == Causal() & Same("record") & (Window(before=255) | Dilated(before=16383, step=64))
+    True
+    """
+    return Causal() & Same(record) & (Window(before=window) | Dilated(before=reach, step=step))
