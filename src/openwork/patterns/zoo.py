@@ -321,6 +321,7 @@ def dna(window: int = 255, reach: int = 16383, step: int = 64, record: str = "re
     return Same(record) & (Window(window, window) | Dilated(reach, reach, step=step))
 
 
+@_entry
 def dna_causal(window: int = 255, reach: int = 16383, step: int = 64, record: str = "record") -> Pattern:
     """Decoder (ours): what causality leaves of `dna`, near bases before the query all and far ones by steps.
 
