@@ -325,6 +325,8 @@ def dna(window: int = 255, reach: int = 16383, step: int = 64, record: str = "re
 def dna_causal(window: int = 255, reach: int = 16383, step: int = 64, record: str = "record") -> Pattern:
     """Decoder (ours): what causality leaves of `dna`, near bases before the query all and far ones by steps.
 
+    After Longformer's dilated window (arXiv 2004.05150).
+
     >>> dna_causal() == Causal() & Same("record") & (Window(before=255) | Dilated(before=16383, step=64))
     True
     """
