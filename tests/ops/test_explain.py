@@ -61,6 +61,29 @@ def test_the_dense_call_is_causal_only_where_nothing_looks_ahead():
     assert explained(awkward_masks(10, 40)["causal"]).dense_flops == sum(range(31, 41)) * 8 * 24
 
 
+def test_padding_is_no_part_of_the_dense_call():
+    positions = np.stack([np.arange(40) - 10, np.arange(40)])
+    positions[positions < 0] = -1
+    pattern = ow.Causal() & ow.PerHead(ow.Window(before=4), ow.Window(before=9), ow.Dense(), ow.Same("document"))
+    notes = ow.Annotations(length=40, labels={"document": np.arange(40) // 20})
+    layout = ow.compile_layout(pattern, q_len=40, kv_len=40, kv_positions=positions, annotations=notes, block_size=8)
+    inputs = make_inputs(batch=2, q_heads=4, kv_heads=2, q_len=40)
+    told = explain(inputs.query, inputs.key, inputs.value, layout)
+    assert looks_back_only(layout)
+    assert told.dense_flops == 4 * (sum(range(1, 31)) + sum(range(1, 41))) * 2 * (8 + 8)
+    assert told.useful_flops == layout.to_dense().sum() * 2 * (8 + 8)
+    ahead = ow.compile_layout(ow.Window(before=0, after=1), q_len=40, kv_len=40, kv_positions=positions, block_size=8)
+    assert not looks_back_only(ahead)
+    assert explain(inputs.query, inputs.key, inputs.value, ahead).dense_flops == 4 * (30**2 + 40**2) * 2 * (8 + 8)
+
+
+def test_float64_has_an_lse_of_float64():
+    inputs = make_inputs(q_len=10, dtype=torch.float64)
+    told = explain(inputs.query, inputs.key, inputs.value, torch.ones(10, 10, dtype=torch.bool))
+    result = sparse_attention(inputs.query, inputs.key, inputs.value, torch.ones(10, 10, dtype=torch.bool))
+    assert told.tensor_bytes == sum(x.nbytes for x in (inputs.query, inputs.key, inputs.value, *result))
+
+
 @pytest.mark.parametrize("name", awkward_masks(1, 1))
 @pytest.mark.parametrize(("q_len", "kv_len"), [(40, 40), (20, 50), (50, 20)])
 def test_looking_back_is_decided_from_the_pairs(name, q_len, kv_len):

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import openwork as ow
+from openwork.errors import BackendError
 from openwork.layout.data import BlockLayout
 from openwork.ops import decode_attention, sparse_attention
 from openwork.ops.backends.threads import run_jobs
@@ -146,6 +147,25 @@ def test_compiled_code_may_call_it():
     compiled = torch.compile(attend, backend="eager")
     torch.testing.assert_close(compiled(query), attend(query))
     torch.testing.assert_close(torch.autograd.grad(compiled(query).sum(), query)[0], expected)
+
+
+@pytest.mark.parametrize("mask", ["window", "causal"])
+def test_a_device_without_autocast_is_no_obstacle(mask, backend, refused_is_skipped):
+    """Tensors on meta have shapes and no numbers: enough to plan memory with."""
+    inputs = make_inputs(q_heads=4, kv_heads=2, q_len=40)
+    query, key, value = (x.to("meta").requires_grad_() for x in (inputs.query, inputs.key, inputs.value))
+    layout = BlockLayout.from_mask(awkward_masks(40, 40)[mask], block_size=(16, 16))
+    result = refused_is_skipped(sparse_attention, query, key, value, layout, backend=backend)
+    assert (result.output.device.type, result.output.shape, result.lse.shape) == ("meta", query.shape, query.shape[:3])
+    gradients = torch.autograd.grad(result.output.sum(), (query, key, value))
+    assert [gradient.shape for gradient in gradients] == [query.shape, key.shape, value.shape]
+
+
+def test_a_backend_that_has_no_kernel_for_a_device_says_which_can_run():
+    query = torch.zeros(1, 1, 8, 4, device="meta")
+    message = r"'sdpa' cannot run .* on meta: runs on cpu and cuda, got meta\. Can run it: gather, reference\."
+    with pytest.raises(BackendError, match=message):
+        sparse_attention(query, query, query, BlockLayout.from_mask(np.tri(8, dtype=bool)), backend="sdpa")
 
 
 @pytest.mark.gpu

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from openwork.layout.data import BlockLayout
+from openwork.layout.data import BlockLayout, Part
 from openwork.ops.backends.call import Call
 from openwork.ops.registry import choose, refusals
 from openwork.ops.validation import make_call
+from openwork.patterns.annotations import IntArray
 
 __all__ = ["Explanation", "PartCost", "explain"]
 
@@ -143,6 +144,7 @@ def explain(
             why.append(f"slower than {chosen}, which comes first" if backend == "auto" else f"{chosen} was named")
     per_pair = 2 * (query.shape[-1] + value.shape[-1])
     allowed, executed, dense = _pairs(call, chosen)
+    lse_bytes = query.shape[:3].numel() * call.compute_dtype.itemsize
     output_bytes = query.shape[:3].numel() * value.shape[-1] * query.element_size()
     return Explanation(
         backend=chosen,
@@ -153,7 +155,7 @@ def explain(
         ideal=dense / max(1, allowed),
         block_ideal=dense / max(1, executed),
         density=call.layout.density,
-        tensor_bytes=sum(x.nbytes for x in (query, key, value)) + output_bytes + 4 * query.shape[:3].numel(),
+        tensor_bytes=sum(x.nbytes for x in (query, key, value)) + output_bytes + lse_bytes,
         layout_bytes=call.layout.nbytes,
         parts=tuple(_parts(call)),
     )
@@ -178,9 +180,7 @@ def _pairs(call: Call, backend: str) -> tuple[int, int, int]:
         executed = layout.q_len * layout.kv_len * heads
     dense = possible
     if looks_back_only(layout):
-        first = np.clip(np.arange(layout.q_start + 1, layout.q_start + layout.q_len + 1), 0, layout.kv_len)
-        share = first.sum() / max(1, layout.q_len * layout.kv_len)
-        dense = round(possible * share)
+        dense = _causal_pairs(layout) * heads // max(1, _position_rows(layout))
     return allowed, executed, dense
 
 
@@ -190,29 +190,62 @@ def looks_back_only(layout: BlockLayout) -> bool:
 
 
 def _looks_back_only(layout: BlockLayout) -> bool:
-    if layout.q_positions is not None or layout.kv_positions is not None:
-        return False
-    for plane in layout.planes:
-        for part in plane.parts:
-            q_order = part.q_order.reshape(-1, part.q_block).astype(np.int64)
-            earliest = np.where(q_order >= 0, q_order, np.iinfo(np.int64).max).min(axis=1)
-            kv_order = part.kv_order.reshape(-1, part.kv_block).astype(np.int64)
-            latest = kv_order.max(axis=1)
-            for i in range(part.q_blocks):
-                limit = earliest[i] + layout.q_start
-                runs = part.full_runs[part.full_offsets[i] : part.full_offsets[i + 1]]
-                if any(latest[first:stop].max() > limit for first, stop in runs):
-                    return False
-                entries = slice(part.partial_offsets[i], part.partial_offsets[i + 1])
-                late = np.flatnonzero(latest[part.partial_kv_block[entries]] > limit)
-                for kv_block, mask in zip(
-                    part.partial_kv_block[entries][late], part.partial_mask[entries][late], strict=True
-                ):
-                    allowed = np.unpackbits(part.masks[mask], axis=-1, count=part.kv_block, bitorder="little") > 0
-                    last = np.where(allowed, kv_order[kv_block], -1).max(axis=1)
-                    if ((last >= 0) & (last > q_order[i] + layout.q_start)).any():
-                        return False
+    q_rows, kv_rows = _layout_positions(layout)
+    for number, plane in enumerate(layout.planes):
+        users = np.flatnonzero((layout.index == number).any(axis=1))
+        rows = users if layout.batch > 1 else range(_position_rows(layout))
+        # sequences that share positions ask once
+        for q_row, kv_row in {(b % len(q_rows), b % len(kv_rows)) for b in rows}:
+            if not all(_part_looks_back(part, q_rows[q_row], kv_rows[kv_row]) for part in plane.parts):
+                return False
     return True
+
+
+def _part_looks_back(part: Part, q_positions: IntArray, kv_positions: IntArray) -> bool:
+    q_order = part.q_order.reshape(-1, part.q_block)
+    kv_order = part.kv_order.reshape(-1, part.kv_block)
+    q_pos = np.where(q_order >= 0, q_positions[q_order], np.iinfo(np.int64).max)
+    kv_pos = np.where(kv_order >= 0, kv_positions[kv_order], -1)
+    earliest, latest = q_pos.min(axis=1), kv_pos.max(axis=1)
+    for i in range(part.q_blocks):
+        runs = part.full_runs[part.full_offsets[i] : part.full_offsets[i + 1]]
+        if any(latest[first:stop].max() > earliest[i] for first, stop in runs):
+            return False
+        entries = slice(part.partial_offsets[i], part.partial_offsets[i + 1])
+        late = np.flatnonzero(latest[part.partial_kv_block[entries]] > earliest[i])
+        for kv_block, mask in zip(part.partial_kv_block[entries][late], part.partial_mask[entries][late], strict=True):
+            allowed = np.unpackbits(part.masks[mask], axis=-1, count=part.kv_block, bitorder="little") > 0
+            if (allowed & (kv_pos[kv_block] > q_pos[i][:, None])).any():
+                return False
+    return True
+
+
+def _layout_positions(layout: BlockLayout) -> tuple[IntArray, IntArray]:
+    """Query and key positions, int64 `[batch or 1, q_len]` and `[batch or 1, kv_len]`; -1 is padding."""
+    q_rows, kv_rows = layout.q_positions, layout.kv_positions
+    if q_rows is None:
+        q_rows = np.arange(layout.q_start, layout.q_start + layout.q_len)[None]
+    return q_rows, np.arange(layout.kv_len)[None] if kv_rows is None else kv_rows
+
+
+def _position_rows(layout: BlockLayout) -> int:
+    return max(len(rows) for rows in _layout_positions(layout))
+
+
+def _causal_pairs(layout: BlockLayout) -> int:
+    """Pairs of a query and a key that is no later, padding left out, summed over the sequences whose positions differ.
+
+    >>> from openwork.layout.compile import compile_layout
+    >>> from openwork.patterns import Causal
+    >>> _causal_pairs(compile_layout(Causal(), q_len=3, kv_len=3, kv_positions=[[-1, 0, 1], [0, 1, 2]]))
+    9
+    """
+    q_rows, kv_rows = _layout_positions(layout)
+    pairs = 0
+    for row in range(_position_rows(layout)):
+        q_pos, kv_pos = q_rows[row % len(q_rows)], kv_rows[row % len(kv_rows)]
+        pairs += int(np.searchsorted(np.sort(kv_pos[kv_pos >= 0]), q_pos[q_pos >= 0], side="right").sum())
+    return pairs
 
 
 def _parts(call: Call) -> list[PartCost]:

@@ -23,7 +23,7 @@ _log = logging.getLogger("openwork.ops")
 
 def as_given(device: torch.device) -> AbstractContextManager[object]:
     """A context in which products are computed in the dtype of their inputs, inside `torch.autocast` too."""
-    if torch.is_autocast_enabled(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 

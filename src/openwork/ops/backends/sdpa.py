@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -101,7 +102,8 @@ class _FlashBackward(torch.autograd.Function):
     @staticmethod
     def forward(grad_output: Tensor, *args: Any) -> tuple[Tensor, ...]:
         query, key, value, output, lse, *random, causal, scale = args
-        grad_output = grad_output.contiguous()
+        shrink = _no_overflow(grad_output, value) if causal else None
+        grad_output = grad_output.contiguous() if shrink is None else (grad_output * shrink).contiguous()
         if query.device.type == "cpu":
             grads = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 grad_output, query, key, value, output, lse, 0.0, causal, scale=scale
@@ -111,7 +113,7 @@ class _FlashBackward(torch.autograd.Function):
                 grad_output, query, key, value, output, lse, None, None, query.shape[2], key.shape[2],
                 0.0, causal, *random, scale=scale,
             )  # fmt: skip
-        return tuple(grads)
+        return tuple(grads) if shrink is None else tuple(grad.div_(shrink) for grad in grads)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -120,6 +122,19 @@ class _FlashBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
         raise BackendError("backend 'sdpa' has no double backward; name backend='reference', which has.")
+
+
+def _no_overflow(grad_output: Tensor, value: Tensor) -> Tensor:
+    """A power of two, 1 as a rule, that keeps `grad_output . value` finite.
+
+    torch multiplies a forbidden pair's product by 0, and infinity times 0 is NaN. Every gradient is linear in
+    `grad_output`, so that a power of two put on it and taken off again changes no bit.
+    """
+    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+    largest = [x.abs().amax().double().log2() if x.numel() else x.new_zeros((), dtype=torch.float64)
+               for x in (grad_output, value)]  # fmt: skip
+    excess = largest[0] + largest[1] + math.log2(value.shape[-1]) + 1 - math.log2(torch.finfo(dtype).max)
+    return excess.nan_to_num(nan=0.0).ceil().clamp(0, 126).neg().exp2().to(grad_output.dtype)
 
 
 def dense_or_causal(layout: BlockLayout) -> str | None:
