@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 import openwork as ow
 from openwork.errors import AnnotationWarning
+from openwork.layout import Plane, parts
 from openwork.testing import layout_contract
 from openwork.testing.strategies import facts, patterns, per_head
 
@@ -102,6 +105,39 @@ def test_longer_sequences_take_parts_and_levels(pattern, length, data, block):
     layout_contract(layout, dense)
     other = layout.reblock((block * 2, 7))
     np.testing.assert_array_equal(other.to_dense(), dense)
+
+
+@pytest.mark.slow
+@settings(max_examples=500)
+@given(pattern=st.one_of(patterns(), per_head(max_heads=2)), arguments=surroundings())
+def test_whatever_the_parts_every_pair_is_in_exactly_one(pattern, arguments):
+    """Short sequences are hardly ever worth a second part: here every order that a pattern proposes is taken."""
+    bound = {name: value for name, value in arguments.items() if name != "block_size"}
+    with patch.object(parts, "_ROW_COST", -1000):
+        layout = ow.compile_layout(pattern, **arguments)
+    dense = ow.bind(pattern, **bound).to_dense()
+    layout_contract(layout, dense)
+    for row, column in np.ndindex(*layout.index.shape):
+        times = sum(one_part.astype(int) for one_part in dense_parts(layout.plane(row, column)))
+        np.testing.assert_array_equal(times, dense[row, column])
+
+
+def dense_parts(plane: Plane) -> Iterator[np.ndarray]:
+    yield np.zeros((plane.q_len, plane.kv_len), dtype=bool)
+    for part in plane.parts:
+        alone = np.zeros((plane.q_len, plane.kv_len), dtype=bool)
+        part.add_to_dense(alone)
+        yield alone
+
+
+def test_generated_patterns_are_cut_into_parts_when_each_order_is_taken():
+    """The property above is about something: what generated patterns look like is compiled to several parts."""
+    pattern = ow.Causal() & (ow.Window(before=3) | ow.Keys("flag") | ow.Strided(8) | ow.Linked("use"))
+    notes = ow.Annotations(length=40, flags={"flag": np.arange(40) % 9 == 2}, links={"use": [[30, 35, 3, 6]]})
+    with patch.object(parts, "_ROW_COST", -1000):
+        layout = ow.compile_layout(pattern, q_len=40, kv_len=40, block_size=8, annotations=notes)
+    assert len(layout.planes[0].parts) == 4
+    layout_contract(layout, ow.bind(pattern, q_len=40, kv_len=40, annotations=notes).to_dense())
 
 
 @settings(max_examples=300)

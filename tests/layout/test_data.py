@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,8 +76,13 @@ def test_derived_things_are_made_once():
 def test_positions_can_be_added_for_alibi():
     layout = BlockLayout.from_mask(np.ones((2, 3), dtype=bool)).with_positions([1, 2], [0, 1, 2])
     assert layout.q_positions.tolist() == [[1, 2]]
-    with pytest.raises(LayoutError, match=r"kv_positions has shape \[1, 2\]; the layout needs \[batch or 1, 3\]"):
+    assert layout.with_positions(torch.tensor([[1, 2], [-1, 0]]), [0, 1, 2]).q_positions.tolist() == [[1, 2], [-1, 0]]
+    with pytest.raises(LayoutError, match=r"kv_positions has shape \[2\]; it needs \[3\] or \[batch, 3\]"):
         layout.with_positions([1, 2], [0, 1])
+    with pytest.raises(LayoutError, match="q_positions must be integers; got float64"):
+        layout.with_positions([1.5, 2.0], [0, 1, 2])
+    with pytest.raises(LayoutError, match="kv_positions holds -2; positions are 0 or more, and -1 is padding"):
+        layout.with_positions([1, 2], [-2, 1, 2])
 
 
 @pytest.mark.parametrize(
@@ -97,6 +103,6 @@ def test_tables_and_blocks_that_do_not_fit_are_refused():
         BlockLayout.from_blocks(np.ones((1, 1), dtype=bool), q_len=100, kv_len=64)
     with pytest.raises(LayoutError, match="lists key block 7; there are 1 key blocks"):
         BlockLayout.from_blocks((np.array([1]), np.array([[7]])), q_len=64, kv_len=64)
-    for block_size in (0, (64, -1), (1, 2, 3), (1.5, 2)):
+    for block_size in (0, 2.5, (64, -1), (1, 2, 3), (1.5, 2)):
         with pytest.raises(LayoutError, match="two positive integers"):
             BlockLayout.from_mask(np.ones((2, 2), dtype=bool), block_size=block_size)

@@ -367,17 +367,20 @@ class BlockLayout:
         """The same pairs, with positions for what depends on distances (ALiBi).
 
         Args:
-            q_positions: int `[batch or 1, q_len]`.
-            kv_positions: int `[batch or 1, kv_len]`.
+            q_positions: int `[q_len]` or `[batch, q_len]`, NumPy or torch; -1 is padding.
+            kv_positions: int `[kv_len]` or `[batch, kv_len]`, likewise.
+
+        Raises:
+            LayoutError: Positions have another length, are not integers, or are less than -1.
         """
-        arrays = []
-        sides = (("q_positions", q_positions, self.q_len), ("kv_positions", kv_positions, self.kv_len))
-        for name, values, length in sides:
-            array = np.atleast_2d(np.asarray(values, dtype=np.int64))
-            if array.ndim != 2 or array.shape[1] != length:
-                raise LayoutError(f"{name} has shape {list(array.shape)}; the layout needs [batch or 1, {length}].")
-            arrays.append(array)
-        return replace(self, q_positions=arrays[0], kv_positions=arrays[1], _cache={})
+        from openwork.layout.positions import position_rows
+
+        return replace(
+            self,
+            q_positions=position_rows("q_positions", q_positions, self.q_len),
+            kv_positions=position_rows("kv_positions", kv_positions, self.kv_len),
+            _cache={},
+        )
 
     def draw(self) -> str:
         """A text picture, plane by plane: rows are queries, columns are keys, `#` is allowed."""

@@ -29,7 +29,7 @@ def as_block_size(block_size: Any) -> tuple[int, int]:
     """
     if block_size is None:
         return DEFAULT_BLOCK
-    sizes = (block_size, block_size) if isinstance(block_size, int | np.integer) else tuple(block_size)
+    sizes = tuple(block_size) if isinstance(block_size, list | tuple | np.ndarray) else (block_size, block_size)
     if len(sizes) != 2 or not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
         raise LayoutError(
             f"block_size is (q_block, kv_block), two positive integers, or None for 64x64; got {block_size!r}."

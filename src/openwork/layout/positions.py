@@ -15,7 +15,7 @@ from openwork.patterns.base import Pattern, leaves
 from openwork.patterns.flags import Keys, Queries
 from openwork.patterns.links import Linked
 
-__all__ = ["Binding", "SequenceBinding", "check_lengths", "documents_from_positions", "resolve"]
+__all__ = ["Binding", "SequenceBinding", "check_lengths", "documents_from_positions", "position_rows", "resolve"]
 
 KINDS = {"flag": "flags", "label": "labels", "links": "links"}
 
@@ -88,8 +88,8 @@ def resolve(
         )
     aligned = q_positions is None and (q_start is None or q_start == kv_len - q_len)
     start = kv_len - q_len if q_start is None else int(q_start)
-    k_rows = _positions("kv_positions", kv_positions, kv_len)
-    q_rows = _positions("q_positions", q_positions, q_len)
+    k_rows = None if kv_positions is None else position_rows("kv_positions", kv_positions, kv_len)
+    q_rows = None if q_positions is None else position_rows("q_positions", q_positions, q_len)
     if q_rows is None and k_rows is not None:
         q_rows = k_rows[:, kv_len - q_len :]
     batched_k = _annotations("annotations", annotations, kv_len)
@@ -138,9 +138,12 @@ def check_lengths(q_len: Any, kv_len: Any) -> None:
             raise LayoutError(f"{name} must be an integer of 0 or more; got {length!r}.")
 
 
-def _positions(name: str, values: Any, length: int) -> IntArray | None:
-    if values is None:
-        return None
+def position_rows(name: str, values: Any, length: int) -> IntArray:
+    """Positions as a caller gave them, NumPy or torch, as int64 `[batch or 1, length]`.
+
+    Raises:
+        LayoutError: They have another length, are not integers, or are less than -1.
+    """
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
     array = np.asarray(values)

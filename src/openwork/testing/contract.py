@@ -177,7 +177,7 @@ def _per_head(batch: int, heads: int, q_len: int, kv_len: int, block_size: tuple
 def _padded_positions() -> BlockLayout:
     layout = BlockLayout.from_mask(random_mask(2, 1, 40, 56, density=0.4, seed=3), block_size=(16, 8))
     starts = np.array([[7], [100]])
-    return layout.with_positions(starts + np.arange(40) * 2, starts - 20 + np.arange(56) * 2)
+    return layout.with_positions(starts + np.arange(40) * 2, starts - 7 + np.arange(56) * 2)
 
 
 def _shape_cases() -> list[Case]:
