@@ -18,7 +18,7 @@ import openwork
 
 SOURCE = Path(openwork.__file__).parent
 HEAVY = {"torch", "matplotlib", "tokenizers", "transformers", "jinja2", "pytest", "hypothesis", "pandas"}
-NUMPY_ONLY = ["patterns", "layout", "annotate", "plan"]
+NUMPY_ONLY = ["patterns", "layout", "annotate", "plan", "check"]
 FORBIDDEN = {
     "openwork": HEAVY | {"numpy", "typer", "rich"},
     "openwork.errors": HEAVY | {"numpy", "typer", "rich"},
@@ -145,7 +145,8 @@ def test_imports_point_down(copied: Path) -> None:
         ("layout/data.py", "def later():\n    import openwork.ops.api", "imports point down"),
         ("nn/__init__.py", "import openwork.testing", "imports point down"),
         ("surplus.py", "import numpy", "imports point down"),
-        ("layout/data.py", "import torch", "patterns, layouts, annotations and plans need no torch"),
+        ("layout/data.py", "import torch", "patterns, layouts, annotations, plans and checks need no torch"),
+        ("check/walk.py", "import torch", "patterns, layouts, annotations, plans and checks need no torch"),
         ("ops/backends/gather.py", "import openwork.ops.backends.reference", "a backend knows no other backend"),
         ("ops/backends/gather.py", "import openwork.ops.api", "a backend knows nothing of the front door"),
     ],
