@@ -24,7 +24,6 @@ TESTED = {"python": ("3.11", "3.13"), "torch": ("2.11", "2.15"), "transformers":
 
 OPTIONAL = {
     "tokenizers": ("reads a tokenizer.json (--tokenizer FILE)", "pip install 'openwork[tokenizers]'"),
-    "matplotlib": ("writes pictures (show --png)", "pip install 'openwork[plot]'"),
     "hypothesis": ("drives the strategies of openwork.testing", "pip install 'openwork[test]'"),
     "transformers": ("Hugging Face models", "pip install transformers"),
 }
@@ -52,7 +51,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at this installation and report; what is broken is a finding, not an error."""
     findings = [_python(platform.python_version())]
-    findings += [_required(name) for name in ("openwork", "numpy", "typer", "rich", "jinja2")]
+    findings += [_required(name) for name in ("openwork", "numpy", "typer", "rich", "jinja2", "matplotlib")]
     torch, about_torch = _torch()
     findings.append(about_torch)
     findings += [_optional(name, *about) for name, about in OPTIONAL.items()]

@@ -79,7 +79,7 @@ def test_an_untested_torch_is_a_warning(monkeypatch) -> None:
 def test_an_untested_transformers_is_a_warning(monkeypatch) -> None:
     monkeypatch.setattr(doctor, "_installed", lambda name: "4.40.0")
     assert doctor._optional("transformers", "models", "").status == "warning"
-    assert doctor._optional("matplotlib", "pictures", "") == Finding("packages", "matplotlib", "ok", "4.40.0; pictures")
+    assert doctor._optional("hypothesis", "tests", "") == Finding("packages", "hypothesis", "ok", "4.40.0; tests")
 
 
 def test_a_torch_that_does_not_load_is_broken_and_named(monkeypatch) -> None:
@@ -98,11 +98,11 @@ def test_a_torch_that_does_not_load_is_broken_and_named(monkeypatch) -> None:
 
 def test_what_is_not_installed_says_how_to_get_it(monkeypatch) -> None:
     monkeypatch.setattr(doctor, "_installed", lambda name: None)
-    assert doctor._optional("matplotlib", *doctor.OPTIONAL["matplotlib"]) == Finding(
+    assert doctor._optional("tokenizers", *doctor.OPTIONAL["tokenizers"]) == Finding(
         "packages",
-        "matplotlib",
+        "tokenizers",
         "info",
-        "is not installed; writes pictures (show --png): pip install 'openwork[plot]'",
+        "is not installed; reads a tokenizer.json (--tokenizer FILE): pip install 'openwork[tokenizers]'",
     )
     assert doctor._required("numpy").status == "broken"
 

@@ -297,4 +297,4 @@ def test_without_matplotlib_the_way_out_is_named(capsys, monkeypatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "--png needs matplotlib: pip install 'openwork[plot]'" in refused(capsys, "Causal()", "--png", "x.png")
+    assert "--png needs matplotlib: pip install matplotlib" in refused(capsys, "Causal()", "--png", "x.png")

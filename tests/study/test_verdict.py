@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from openwork.study import StudyConfig, StudyResult, contender_from_text
-from openwork.study.page import page
 from openwork.study.record import HeldOut, RunRecord
+from openwork.study.report import html_of, study_report
 from openwork.study.table import columns_of, rich_table, table_cells
 from openwork.study.verdict import can_tell_quality
 
@@ -190,7 +190,7 @@ def test_memory_is_shown_where_it_is_the_plans_own() -> None:
 def test_a_hostile_name_cannot_leave_its_place_on_the_page() -> None:
     result = result_of({"dense": DENSE})
     result.data["root"] = "</script><b>x"
-    assert "</script><b>" not in page(result)
+    assert "</script><b>" not in html_of(study_report(result))
 
 
 def test_the_table_has_a_column_for_each_plan() -> None:

@@ -37,7 +37,7 @@ def check_picture_path(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise DataError("--png needs matplotlib: pip install 'openwork[plot]'.") from None
+        raise DataError("--png needs matplotlib: pip install matplotlib.") from None
 
 
 def write_picture(subject: Subject, path: Path, *, sequence: int, head: int) -> None:

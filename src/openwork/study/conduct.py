@@ -25,9 +25,9 @@ from openwork.study.environment import environment, resolve_device
 from openwork.study.folder import RunPlace, StudyFolder
 from openwork.study.masks import read_mask
 from openwork.study.notes import require_annotations
-from openwork.study.page import write_page
 from openwork.study.prepare import corpus_of, measure_held_out, prepare_data
 from openwork.study.record import RunRecord
+from openwork.study.report import study_report, write_report
 from openwork.study.result import StudyResult
 from openwork.study.tokenizer import load_tokenizer, parse_tokenizer, require_tokenizers
 from openwork.study.worker import STOPPED, perform
@@ -118,7 +118,7 @@ def run(
                 vocab_size=data.tokenizer.vocab_size,
             )
             write_json(folder.record, result.to_dict())
-            write_page(folder.page, result)
+            write_report(folder.page, study_report(result))
             return result
     except StudyError:
         if folder.made and not folder.study.exists():

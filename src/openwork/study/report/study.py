@@ -1,0 +1,170 @@
+"""A study's report: verdict, table, curves, trade-offs, pictures of its plans, and what it was done with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openwork.study.config import DENSE
+from openwork.study.report.charts import Bar, Point, bar_figure, point_figure
+from openwork.study.report.curves import curve_figures
+from openwork.study.report.values import Cell, Figure, Report, Section, Table, Words
+from openwork.study.result import Row, StudyResult
+from openwork.study.table import columns_of, table_cells
+
+__all__ = ["study_report", "study_sections"]
+
+_MIB = 2**20
+
+
+def study_report(result: StudyResult) -> Report:
+    """The report of a study that is done; `write_report` makes a page of it."""
+    return Report(
+        title="openwork study: do all these tokens need to talk to each other?",
+        lead=_asked(result),
+        verdict=study_verdict(result),
+        sections=study_sections(result),
+        environment=environment_of(result),
+        figures=result.to_dict(),
+    )
+
+
+def study_sections(result: StudyResult) -> tuple[Section, ...]:
+    """The sections of a study's report, in order, for a report that shows other things too."""
+    return (
+        Section("What each plan saved and cost", "", (_table(result), Words(_meanings(result), soft=True))),
+        Section("Curves", "", curve_figures(result)),
+        Section("Time, memory, quality", "Down and to the left is better.", _trade_offs(result)),
+        Section("Data", "", (_data(result),)),
+        Section("Options", "", (_options(result),), folded=True),
+    )
+
+
+def study_verdict(result: StudyResult) -> tuple[Words, ...]:
+    """The verdict, each plan's name set apart."""
+    names = {row.name for row in result.rows}
+    words = []
+    for sentence in result.verdict.split("\n"):
+        lead, colon, rest = sentence.partition(": ")
+        words.append(Words(rest, lead) if colon and lead in names else Words(sentence))
+    return tuple(words)
+
+
+def environment_of(result: StudyResult) -> dict[str, str]:
+    """Machine and versions, what is not known left out."""
+    return {name: str(value) for name, value in result.environment.items() if value is not None}
+
+
+def _asked(result: StudyResult) -> str:
+    config = result.config
+    budget = f"{config.seconds:g} seconds of training" if config.seconds is not None else f"{config.steps:,} steps"
+    seeds = f", each with {config.seeds} seeds" if config.seeds > 1 else ""
+    return (
+        f"One model trained under {len(result.rows)} plans for {budget}{seeds}, on sequences of {config.seq_len:,} "
+        f"tokens from `{result.data['root']}`; each plan from the same weights, on the same sequences."
+    )
+
+
+def _table(result: StudyResult) -> Table:
+    rows: list[tuple[str | Cell, ...]] = [
+        (Cell(name, note), *cells)
+        for (name, note), *cells in zip(columns_of(result), *table_cells(result), strict=True)
+    ]
+    rows.append(("plan", *(Cell(row.pattern, code=True) for row in result.rows)))
+    return Table(("", *(row.name for row in result.rows)), tuple(rows), "Figures of each plan")
+
+
+def _meanings(result: StudyResult) -> str:
+    held_out = result.held_out
+    return (
+        f"Held-out: {held_out.num_bytes:,} bytes, {held_out.num_tokens:,} tokens, from "
+        f"{len(result.data['held_out_files'])} files that no plan was trained on; gzip -9 needs "
+        f"{held_out.gzip_bits_per_byte:.3f} bits per byte of the same text. Memory: {result.memory_meaning}. Ideals "
+        "count pairs: dense causal pairs over allowed ones, and the FLOPs of a whole step with them."
+    )
+
+
+def _trade_offs(result: StudyResult) -> tuple[Figure, ...]:
+    rows, gzip = result.rows, [("gzip -9", result.held_out.gzip_bits_per_byte)]
+    figures = []
+    timed = [row for row in rows if row.step_ms]
+    if timed:
+        figures.append(
+            _quality_against(
+                rows, {row.name: row.step_ms.median for row in timed if row.step_ms}, "time of a step", "ms", gzip
+            )
+        )
+    weighed = {row.name: row.peak_bytes / _MIB for row in rows if row.peak_bytes}
+    if weighed:
+        figures.append(_quality_against(rows, weighed, "most memory", "MiB", gzip))
+    sparse = [row for row in rows if row.name != DENSE and row.step_ms]
+    if sparse:
+        figures.append(_speed_ups(sparse))
+    return tuple(figures)
+
+
+def _quality_against(
+    rows: tuple[Row, ...], costs: dict[str, float], what: str, unit: str, levels: list[tuple[str, float]]
+) -> Figure:
+    points = [
+        Point(row.name, costs[row.name], row.bits_per_byte, _range(row), style)
+        for style, row in enumerate(rows)
+        if row.name in costs
+    ]
+    said = "; ".join(f"{point.name} {point.x:,.0f} {unit}, {point.y:.3f} bits per byte" for point in points)
+    seeds = "Whiskers: lowest to highest seed." if any(point.y_range for point in points) else ""
+    return point_figure(
+        points,
+        caption=f"Quality against {what}",
+        alt=f"Held-out quality against {what}: {said}.",
+        x_label=f"{what} in {unit}",
+        y_label="held-out bits per byte",
+        note=seeds,
+        levels=levels,
+    )
+
+
+def _range(row: Row) -> tuple[float, float] | None:
+    seeds = row.bits_per_byte_seeds
+    return (min(seeds), max(seeds)) if len(seeds) > 1 else None
+
+
+def _speed_ups(rows: list[Row]) -> Figure:
+    said = "; ".join(f"{row.name} {row.speedup:.2f}x, ideal {row.step_ideal:.2f}x" for row in rows)
+    return bar_figure(
+        [row.name for row in rows],
+        [
+            Bar("measured", tuple(row.speedup for row in rows), tuple(f"{row.speedup:.2f}x" for row in rows), style=1),
+            Bar("ideal", tuple(row.step_ideal for row in rows), tuple(f"{r.step_ideal:.2f}x" for r in rows), style=5),
+        ],
+        caption="Speed-up of a whole step over dense",
+        alt=f"Speed-up of a whole training step over dense attention: {said}.",
+        x_label="times as fast as dense",
+        note="Ideal: FLOPs of a dense step over this plan's; matrices do not get sparser.",
+        levels=[("dense", 1.0)],
+    )
+
+
+def _data(result: StudyResult) -> Table:
+    data = result.data
+    rows: list[tuple[str | Cell, ...]] = [
+        ("from", Cell(str(data["root"]), code=True)),
+        ("training", f"{data['training_files']:,} files, {data['training_bytes']:,} bytes"),
+        ("held out", f"{len(data['held_out_files']):,} files, {data['held_out_bytes']:,} bytes"),
+    ]
+    if data.get("left_out"):
+        rows.append(("left out", ", ".join(f"{count:,} {reason}" for reason, count in data["left_out"].items())))
+    return Table(("", "what"), tuple(rows), "What was read")
+
+
+def _options(result: StudyResult) -> Table:
+    shown = {name: value for name, value in result.config.to_dict().items() if name != "contenders"}
+    rows = tuple(
+        (name.replace("_", " "), Cell(_readable(value), code=True))
+        for name, value in shown.items()
+        if value not in (None, [], "")
+    )
+    return Table(("option", "value"), rows, "Options of the study")
+
+
+def _readable(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
