@@ -44,13 +44,15 @@ def test_options_and_plans_of_each_kind_reach_the_study(
     arguments = ["study", "--data", str(texts), "--out", str(tmp_path / "out"), *TINY, "--json"]
     arguments += ["--pattern", "Causal() & Window(before=7)", "--pattern", "wide: Causal() & Window(before=31)"]
     arguments += ["--plan", str(tmp_path / "deep.json"), "--mask", str(tmp_path / "mine.npy")]
+    arguments += ["--matrix-lr", "0.03", "--clip-norm", "2", "--accumulate", "2", "--checkpointing"]
     arguments += ["--lr", "0.001", "--seed", "5", "--dense-steps", "1", "--include", "*.py"]
     assert main(arguments) == 0
     output = capsys.readouterr()
     result = json.loads(output.out.splitlines()[-1])
     assert [row["name"] for row in result["rows"]] == ["dense", "Causal() & Window(before=7)", "wide", "deep", "mine"]
-    shown = {name: result["config"][name] for name in ("lr", "seed", "dense_steps", "seq_len", "include")}
-    assert shown == {"lr": 0.001, "seed": 5, "dense_steps": 1, "seq_len": 96, "include": ["*.py"]}
+    asked = {"lr": 0.001, "seed": 5, "dense_steps": 1, "seq_len": 96, "include": ["*.py"]}
+    asked |= {"matrix_lr": 0.03, "clip_norm": 2.0, "accumulate": 2, "checkpointing": True, "optimizer": "muon"}
+    assert {name: result["config"][name] for name in asked} == asked
     assert Path(result["page"]).is_file() and result["verdict"]
     assert main(arguments) == 0
     assert "Going on with the study" in capsys.readouterr().err

@@ -27,6 +27,14 @@ WINDOW = contender_from_text("window: Causal() & Window(before=7)")
         ({"steps": 0}, "--steps must be 1 or more; got 0"),
         ({"seconds": 0.0}, "--seconds must be more than 0 and finite; got 0.0"),
         ({"lr": float("nan")}, "--lr must be more than 0 and finite; got nan"),
+        ({"optimizer": "sgd"}, "--optimizer must be one of muon, adamw; got 'sgd'"),
+        ({"matrix_lr": 0.0}, "--matrix-lr must be more than 0 and finite; got 0.0"),
+        (
+            {"optimizer": "adamw", "matrix_lr": 0.1},
+            "--matrix-lr is the rate of Muon, but --optimizer is adamw; leave it out, or set --lr",
+        ),
+        ({"accumulate": 0}, "--accumulate must be 1 or more; got 0"),
+        ({"accumulate": 3, "batch_size": 4}, "--accumulate 3 must divide --batch-size 4: a step's sequences are cut"),
         ({"dense_steps": -1}, "--dense-steps must be 0 or more; got -1"),
         ({"device": "tpu"}, "--device must be one of auto, cpu, cuda, mps; got 'tpu'"),
         ({"dtype": "float16"}, "--dtype must be one of float32, bfloat16; got 'float16'"),
@@ -46,6 +54,12 @@ WINDOW = contender_from_text("window: Causal() & Window(before=7)")
 def test_a_wrong_option_is_refused_by_its_name(options: dict, message: str) -> None:
     with pytest.raises(OpenworkError, match=message):
         StudyConfig(data="texts", **options)
+
+
+def test_each_optimizer_has_its_rates() -> None:
+    assert StudyConfig(data="texts").matrix_lr == 0.02
+    assert StudyConfig(data="texts", matrix_lr=0.01).matrix_lr == 0.01
+    assert StudyConfig(data="texts", optimizer="adamw").matrix_lr is None
 
 
 def test_a_contender_is_a_plan_or_a_mask() -> None:
@@ -90,7 +104,7 @@ def test_changed_options_are_refused_by_name(tmp_path: Path) -> None:
     config = StudyConfig(data=tmp_path, contenders=(WINDOW,))
     other = replace(config, lr=0.5, seed=3)
     with pytest.raises(
-        StudyError, match=r"--lr \(was 0.002, now 0.5\); --seed \(was 0, now 3\). Repeat it as it was, "
+        StudyError, match=r"--lr \(was 0.004, now 0.5\); --seed \(was 0, now 3\). Repeat it as it was, "
     ):
         refuse_changes(config.to_dict(), other.to_dict())
     changed = replace(config, contenders=(contender_from_text("window: Causal() & Window(before=8)"),))

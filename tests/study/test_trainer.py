@@ -48,11 +48,19 @@ def weights(place: Path) -> dict[str, torch.Tensor]:
     return loaded[1]["model"]
 
 
-@pytest.mark.parametrize("contender", [WINDOW, ANNOTATED], ids=lambda contender: contender.name)
+@pytest.mark.parametrize(
+    ("contender", "options"),
+    [
+        (WINDOW, {}),
+        (ANNOTATED, {"optimizer": "adamw"}),
+        (ANNOTATED, {"accumulate": 2, "checkpointing": True, "dtype": "bfloat16"}),
+    ],
+    ids=["window", "facts-adamw", "facts-accumulated"],
+)
 def test_a_run_that_was_stopped_anywhere_ends_like_an_unbroken_one(
-    contender: Contender, tiny: Tiny, data: StudyData, tmp_path: Path
+    contender: Contender, options: dict[str, Any], tiny: Tiny, data: StudyData, tmp_path: Path
 ) -> None:
-    config = tiny(steps=7, dense_steps=3, eval_every=3, checkpoint_seconds=0.0)
+    config = tiny(steps=7, dense_steps=3, eval_every=3, checkpoint_seconds=0.0, **options)
     whole = train(config, contender, data, tmp_path / "whole")
     asked, sessions = 0, 0
 
@@ -99,6 +107,73 @@ def test_full_density_trains_like_dense_attention(tiny: Tiny, data: StudyData, t
     assert dense.density == full.density
     difference = np.abs(np.subtract(full.losses, dense.losses)).max()
     assert difference < 1e-4 < np.abs(np.subtract(sparse.losses, dense.losses)).max()
+
+
+@pytest.mark.parametrize("contender", [WINDOW, ANNOTATED], ids=lambda contender: contender.name)
+def test_checkpointing_changes_no_bit(contender: Contender, tiny: Tiny, data: StudyData, tmp_path: Path) -> None:
+    plain = train(tiny(), contender, data, tmp_path / "plain")
+    computed = 0
+
+    def count(module: Any, inputs: Any) -> None:
+        nonlocal computed
+        computed += 1
+
+    trainer = Trainer(tiny(checkpointing=True), contender, 0, data, tmp_path)
+    trainer._build()
+    trainer.model.blocks[0].register_forward_pre_hook(count)
+    trainer._step()
+    assert computed == 2
+    again = train(tiny(checkpointing=True), contender, data, tmp_path / "again")
+    assert again.losses == plain.losses and again.evaluated[-1][2] == plain.evaluated[-1][2]
+    for name, tensor in weights(tmp_path / "plain").items():
+        assert torch.equal(tensor, weights(tmp_path / "again")[name]), name
+
+
+@pytest.mark.parametrize("contender", [WINDOW, ANNOTATED], ids=lambda contender: contender.name)
+def test_an_accumulated_step_is_the_whole_one_to_rounding(
+    contender: Contender, tiny: Tiny, data: StudyData, tmp_path: Path
+) -> None:
+    def gradients(**options: Any) -> tuple[float, torch.Tensor, list[int]]:
+        trainer = Trainer(tiny(batch_size=4, steps=1, **options), contender, 0, data, tmp_path)
+        torch.manual_seed(0)
+        trainer._build()
+        trainer._optimizer.step = lambda: None  # type: ignore[method-assign]
+        sizes: list[int] = []
+        trainer.model.embedding.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+        trainer._step()
+        grads = [parameter.grad.flatten() for parameter in trainer.model.parameters() if parameter.grad is not None]
+        return trainer.state.losses[0], torch.cat(grads), sizes
+
+    (loss, whole, one), (other_loss, parts, four) = gradients(), gradients(accumulate=4)
+    assert one == [4] and four == [1, 1, 1, 1]
+    assert other_loss == pytest.approx(loss, rel=1e-6)
+    assert float((parts - whole).norm() / whole.norm()) < 1e-5
+    # and so the curves agree, but for an optimizer that rounds to bfloat16 on its way
+    for optimizer, most in (("adamw", 1e-4), ("muon", 1e-2)):
+        curves = [
+            train(
+                tiny(batch_size=4, accumulate=n, optimizer=optimizer), contender, data, tmp_path / f"{optimizer}{n}"
+            ).losses
+            for n in (1, 4)
+        ]
+        assert np.abs(np.subtract(*curves)).max() < most
+
+
+def test_clipping_counts_where_gradients_are_larger(tiny: Tiny, data: StudyData, tmp_path: Path) -> None:
+    def losses(clip_norm: float) -> list[float]:
+        return train(tiny(clip_norm=clip_norm), WINDOW, data, tmp_path / f"{clip_norm}").losses
+
+    assert losses(1e6) == losses(1e5) != losses(1e-3)
+
+
+def test_a_checkpoint_holds_both_optimizers(tiny: Tiny, data: StudyData, tmp_path: Path) -> None:
+    train(tiny(), WINDOW, data, tmp_path)
+    loaded = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert loaded is not None
+    optimizer = loaded[1]["optimizer"]
+    assert optimizer.keys() == {"muon", "adamw"}
+    assert all("momentum_buffer" in state for state in optimizer["muon"]["state"].values())
+    assert all(float(state["step"]) == 6 for state in optimizer["adamw"]["state"].values())
 
 
 def test_dense_steps_are_those_of_dense_attention(tiny: Tiny, data: StudyData, tmp_path: Path) -> None:

@@ -30,7 +30,18 @@ def study(
     ] = None,
     seq_len: Annotated[int | None, typer.Option(help="Tokens of each sequence. [default: 1024]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences in a step. [default: 4]")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate. [default: 0.002]")] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Parts that a step is computed in, for less memory. [default: 1]")
+    ] = None,
+    checkpointing: Annotated[
+        bool | None, typer.Option("--checkpointing", help="Compute blocks again backwards, for less memory.")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="muon (for matrices, AdamW for the rest) or adamw. [default: muon]")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate of AdamW. [default: 0.004]")] = None,
+    matrix_lr: Annotated[float | None, typer.Option(help="Highest learning rate of Muon. [default: 0.02]")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradients. [default: 1]")] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(help="bytes, bpe, bpe:VOCABULARY (trained on the data), or a tokenizer.json. [default: bpe]"),
@@ -67,7 +78,12 @@ def study(
         "dense_steps": dense_steps,
         "seq_len": seq_len,
         "batch_size": batch_size,
+        "accumulate": accumulate,
+        "checkpointing": checkpointing,
+        "optimizer": optimizer,
         "lr": lr,
+        "matrix_lr": matrix_lr,
+        "clip_norm": clip_norm,
         "tokenizer": tokenizer,
         "steps": steps,
         "seconds": seconds,

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from openwork.errors import LayoutError
-
 if TYPE_CHECKING:
     from openwork.patterns.annotations import BoolArray, IntArray
     from openwork.patterns.base import Pattern

@@ -1,6 +1,7 @@
 """Modules for home-grown models: sparse attention, a small decoder, and the protocol that switches plans."""
 
 from openwork.nn.attention import SparseAttention
+from openwork.nn.convolution import ShortConvolution
 from openwork.nn.decoder import Decoder, DecoderConfig
 from openwork.nn.layouts import LayoutCache, prepare_layouts
 from openwork.nn.plans import set_plan
@@ -10,6 +11,7 @@ __all__ = [
     "Decoder",
     "DecoderConfig",
     "LayoutCache",
+    "ShortConvolution",
     "SparseAttention",
     "prepare_layouts",
     "rotary_table",

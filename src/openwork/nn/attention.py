@@ -16,6 +16,8 @@ from openwork.patterns import Causal, Pattern, PerHead
 
 __all__ = ["SparseAttention"]
 
+_NORM_EPS = 1e-6
+
 
 class SparseAttention(nn.Module):
     """Multi-head attention of a sequence to itself, over the pairs that a pattern allows and no others.
@@ -27,6 +29,8 @@ class SparseAttention(nn.Module):
         head_dim: Channels per head; `None` for `dim // q_heads`.
         pattern: Which pairs may interact; a `PerHead` gives every query head its own. `set_plan` changes it later.
         rope_theta: Base of the rotary embedding's wavelengths; `None` for no position embedding.
+        qk_norm: Whether each head's queries and keys are normalised, with a learned gain, before they are turned by
+            their positions (Henry et al. 2020, "Query-Key Normalization"; RMSNorm as in Qwen3).
         bias: Whether the projections have a bias.
         dropout_p: Probability that an allowed pair is dropped while training.
         backend: Which backend of `ops.sparse_attention` computes.
@@ -50,6 +54,7 @@ class SparseAttention(nn.Module):
         head_dim: int | None = None,
         pattern: Pattern | None = None,
         rope_theta: float | None = 10_000.0,
+        qk_norm: bool = False,
         bias: bool = False,
         dropout_p: float = 0.0,
         backend: str = "auto",
@@ -68,6 +73,8 @@ class SparseAttention(nn.Module):
         self.q_proj = nn.Linear(dim, q_heads * self.head_dim, bias=bias)
         self.kv_proj = nn.Linear(dim, 2 * kv_heads * self.head_dim, bias=bias)
         self.out_proj = nn.Linear(q_heads * self.head_dim, dim, bias=bias)
+        self.q_norm = nn.RMSNorm(self.head_dim, eps=_NORM_EPS) if qk_norm else None
+        self.k_norm = nn.RMSNorm(self.head_dim, eps=_NORM_EPS) if qk_norm else None
         self._cache = LayoutCache()
         self.set_pattern(Causal() if pattern is None else pattern)
 
@@ -114,6 +121,10 @@ class SparseAttention(nn.Module):
         query = self.q_proj(hidden).view(batch, seq_len, self.q_heads, self.head_dim).transpose(1, 2)
         both = self.kv_proj(hidden).view(batch, seq_len, 2, self.kv_heads, self.head_dim)
         key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.q_norm is not None and self.k_norm is not None:
+            # under autocast the projections are low and the gains are high
+            high, low = self.q_norm.weight.dtype, value.dtype
+            query, key = self.q_norm(query.to(high)).to(low), self.k_norm(key.to(high)).to(low)
         if self.rope_theta is not None:
             if rotary is None:
                 places = torch.arange(seq_len) if positions is None else torch.as_tensor(positions)

@@ -28,6 +28,13 @@ class Batch(NamedTuple):
     targets: npt.NDArray[np.int64]
     annotations: list[Annotations] | None
 
+    def split(self, parts: int) -> list[Batch]:
+        """The sequences in so many equal parts, in order; `parts` must divide their number."""
+        size = len(self.tokens) // parts
+        cuts = [slice(first, first + size) for first in range(0, len(self.tokens), size)]
+        notes = self.annotations
+        return [Batch(self.tokens[cut], self.targets[cut], None if notes is None else notes[cut]) for cut in cuts]
+
 
 class Batches:
     """The training sequences in the order in which the steps take them.

@@ -13,11 +13,14 @@ from typing import Any
 from openwork.errors import DataError, PlanError, StudyError
 from openwork.patterns import And, Causal, Pattern, parse_pattern
 from openwork.plan import Plan
+from openwork.train.optimizer import OPTIMIZERS
 
 __all__ = ["DENSE", "MODEL_SHAPES", "Contender", "ModelShape", "StudyConfig", "contender_from_text", "read_plan"]
 
 DENSE = "dense"
 """Name of the baseline that is part of every study."""
+
+_MATRIX_LR = 2e-2
 
 _NAMED = re.compile(r"(\w[\w +.-]*):\s+(.+)", re.DOTALL)
 """A name before a pattern text; the space after the colon tells it from an import path."""
@@ -44,6 +47,12 @@ class ModelShape:
     """Number of key and value heads; a divisor of `q_heads`."""
     mlp_dim: int
     """Hidden channels of the feed-forward."""
+    qk_norm: bool = True
+    """Whether queries and keys are normalised."""
+    zero_outputs: bool = True
+    """Whether every block starts as the identity."""
+    conv_width: int = 4
+    """Tokens, itself counted, that each token takes from in the short convolution before attention; 0 for none."""
 
 
 MODEL_SHAPES: Mapping[str, ModelShape] = {
@@ -133,8 +142,16 @@ class StudyConfig:
     """Tokens of each training sequence."""
     batch_size: int = 4
     """Sequences in each optimizer step."""
-    lr: float = 2e-3
+    accumulate: int = 1
+    """Parts, one after the other, that a step's sequences are cut into: memory falls, the step is the same."""
+    checkpointing: bool = False
+    """Whether the backward pass computes each block again: memory falls, time rises, losses stay."""
+    optimizer: str = "muon"
+    """`muon` (for matrices; AdamW for the rest) or `adamw`."""
+    lr: float = 4e-3
     """Highest learning rate of AdamW."""
+    matrix_lr: float | None = None
+    """Highest learning rate of Muon, 0.02 by default; `None` with `adamw`."""
     tokenizer: str = "bpe"
     """`bytes`, `bpe`, `bpe:VOCABULARY` trained on the data, or the path of a `tokenizer.json`."""
     steps: int | None = None
@@ -156,7 +173,7 @@ class StudyConfig:
     warmup_steps: int = 20
     """Optimizer steps in which the rate rises to `lr`."""
     weight_decay: float = 0.1
-    """AdamW's decay of matrices; vectors are not decayed."""
+    """Decay of matrices, times the learning rate; vectors are not decayed."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     eval_tokens: int = 262_144
@@ -180,17 +197,28 @@ class StudyConfig:
         object.__setattr__(self, "out", Path(self.out))
         if self.steps is None and self.seconds is None:
             object.__setattr__(self, "steps", 300)
+        if self.matrix_lr is None and self.optimizer == "muon":
+            object.__setattr__(self, "matrix_lr", _MATRIX_LR)
         for name, low in _AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= low:
                 raise StudyError(f"{option(name)} must be {low} or more; got {value}.")
-        for name in ("lr", "clip_norm", "seconds"):
+        for name in ("lr", "matrix_lr", "clip_norm", "seconds"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise StudyError(f"{option(name)} must be more than 0 and finite; got {value}.")
         for name, allowed in _ONE_OF.items():
             if getattr(self, name) not in allowed:
                 raise StudyError(f"{option(name)} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
+        if self.matrix_lr is not None and self.optimizer != "muon":
+            raise StudyError(
+                f"--matrix-lr is the rate of Muon, but --optimizer is {self.optimizer}; leave it out, or set --lr."
+            )
+        if self.batch_size % self.accumulate:
+            raise StudyError(
+                f"--accumulate {self.accumulate} must divide --batch-size {self.batch_size}: a step's sequences are "
+                "cut into so many equal parts."
+            )
         names = [contender.name for contender in self.contenders]
         taken = {DENSE, *([CONTROL] if self.control else [])}
         for position, name in enumerate(names):
@@ -202,6 +230,11 @@ class StudyConfig:
         for contender in self.contenders:
             if contender.plan is not None:
                 contender.plan.check(shape.num_layers, shape.q_heads)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences that are computed at once."""
+        return self.batch_size // self.accumulate
 
     @property
     def everyone(self) -> tuple[Contender, ...]:
@@ -244,6 +277,7 @@ _AT_LEAST = {
     "dense_steps": 0,
     "seq_len": 2,
     "batch_size": 1,
+    "accumulate": 1,
     "steps": 1,
     "seeds": 1,
     "seed": 0,
@@ -257,6 +291,7 @@ _AT_LEAST = {
 _ONE_OF = {
     "device": ("auto", "cpu", "cuda", "mps"),
     "dtype": ("float32", "bfloat16"),
+    "optimizer": OPTIMIZERS,
     "model": tuple(MODEL_SHAPES),
 }
 _FREE = {"checkpoint_seconds", "isolate", "out"}

@@ -65,7 +65,7 @@ class Evaluator:
     """
 
     def __init__(self, config: StudyConfig, batches: Batches, available: int, uses: UseTokens | None = None) -> None:
-        self._batches, self._batch_size, self._seq_len = batches, config.batch_size, config.seq_len
+        self._batches, self._batch_size, self._seq_len = batches, config.micro_batch_size, config.seq_len
         self._total = config.num_eval_sequences(available)
         self._curve = config.num_curve_sequences(available)
         self._edges = np.array(position_edges(config.seq_len)[:-1])

@@ -167,7 +167,7 @@ class StudyResult:
         """FLOPs of a step's forward and backward: matrices and useful attention pairs."""
         shape, seq_len = MODEL_SHAPES[self.config.model], self.config.seq_len
         head_dim = shape.dim // shape.q_heads
-        matrices = shape.dim * (2 * shape.dim + 2 * shape.kv_heads * head_dim + 3 * shape.mlp_dim)
+        matrices = shape.dim * (2 * shape.dim + 2 * shape.kv_heads * head_dim + 3 * shape.mlp_dim + shape.conv_width)
         linear = 6 * seq_len * (shape.num_layers * matrices + self.vocab_size * shape.dim)
         pairs = causal_density * seq_len * (seq_len + 1) / 2
         attention = _FORWARD_BACKWARD * 4 * pairs * head_dim * shape.q_heads * shape.num_layers

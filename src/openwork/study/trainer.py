@@ -7,8 +7,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -32,10 +33,10 @@ from openwork.study.state import RunState, load_checkpoint, save_checkpoint
 from openwork.study.tokenizer import TextTokenizer
 from openwork.study.tokens import TokenStream
 from openwork.study.uses import find_uses
+from openwork.train.optimizer import make_optimizer
 
 __all__ = ["Interrupted", "StudyData", "Trainer"]
 
-_BETAS = (0.9, 0.95)
 _REPORT_SECONDS = 0.2
 
 Report = Callable[[dict[str, Any]], None]
@@ -116,20 +117,16 @@ class Trainer:
     def _build(self) -> None:
         config = self.config
         shape = MODEL_SHAPES[config.model]
-        self.model = Decoder(
-            DecoderConfig(
-                vocab_size=self.data.tokenizer.vocab_size,
-                dim=shape.dim,
-                num_layers=shape.num_layers,
-                q_heads=shape.q_heads,
-                kv_heads=shape.kv_heads,
-                mlp_dim=shape.mlp_dim,
-            )
-        ).to(self._device)
-        matrices = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
-        vectors = [parameter for parameter in self.model.parameters() if parameter.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=_BETAS)
+        decoder = DecoderConfig(vocab_size=self.data.tokenizer.vocab_size, **asdict(shape))
+        self.model = Decoder(decoder).to(self._device)
+        self.model.checkpointing = config.checkpointing
+        self._optimizer = make_optimizer(
+            self.model,
+            config.optimizer,
+            lr=config.lr,
+            matrix_lr=config.matrix_lr or config.lr,
+            weight_decay=config.weight_decay,
+        )
         plan = self.contender.plan_of_layers
         needs = plan.needs if plan is not None else {}
         annotator = plan.annotator if plan is not None else None
@@ -231,41 +228,50 @@ class Trainer:
         batch = self._training.training(state.step)
         began = time.perf_counter()
         self._use(self._phase_now)
-        layouts = self._layouts(batch)
+        parts = [(part, self._layouts(part)) for part in batch.split(config.accumulate)]
         compiled = time.perf_counter()
         share = rate_share(state.step, warmup_steps=config.warmup_steps, steps=config.steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = config.lr * share
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(batch, layouts).mean()
-        loss.backward()
+        self._optimizer.set_rate(share)
+        self._optimizer.zero_grad()
+        value = 0.0
+        for part, layouts in parts:
+            loss = self._loss(part, layouts).mean() / len(parts)
+            loss.backward()
+            value += float(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        value = float(loss.detach())
         for what, number in (("loss", value), ("gradient norm", float(norm))):
             if not math.isfinite(number):
                 raise StudyError(
                     f"the {what} became {number} at step {state.step} of plan {self.contender.name!r} (seed "
-                    f"{self.seed}). Start anew with --fresh and a lower --lr (now {config.lr:g}) or a longer warm-up."
+                    f"{self.seed}). Start anew with --fresh and {self._lower_rates} or a longer warm-up."
                 )
         self._optimizer.step()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         ended = time.perf_counter()
         if self._phase != DENSE and not state.backend:
-            state.backend = self._backend_of(layouts[0])
+            state.backend = self._backend_of(parts[0][1][0])
         state.step += 1
         state.spent_s += ended - started
         state.losses.append(value)
         state.data_ms.append(1e3 * (began - started))
         state.layout_ms.append(1e3 * (compiled - began))
         state.step_ms.append(1e3 * (ended - began))
-        state.density.append(sum(layout.density for layout in layouts) / len(layouts))
-        state.block_density.append(sum(layout.block_density for layout in layouts) / len(layouts))
+        everywhere = [layout for _, layouts in parts for layout in layouts]
+        state.density.append(fmean(layout.density for layout in everywhere))
+        state.block_density.append(fmean(layout.block_density for layout in everywhere))
+
+    @property
+    def _lower_rates(self) -> str:
+        muon = self.config.matrix_lr is not None
+        return (
+            f"a lower --lr (now {self.config.lr:g})" + f", a lower --matrix-lr (now {self.config.matrix_lr:g})" * muon
+        )
 
     def _backend_of(self, layout: BlockLayout) -> str:
         """The backend that `"auto"` takes for the plan's attention."""
         config, shape = self.config, MODEL_SHAPES[self.config.model]
-        size = config.batch_size, shape.q_heads, config.seq_len, shape.dim // shape.q_heads
+        size = config.micro_batch_size, shape.q_heads, config.seq_len, shape.dim // shape.q_heads
         dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
         query = torch.empty(size, dtype=dtype, device=self._device)
         key = query[:, : shape.kv_heads]

@@ -1,0 +1,1 @@
+"""Training from dense to sparse: optimizers for models that take a plan."""
