@@ -126,7 +126,8 @@ def test_an_interruption_says_how_to_go_on(
 
 
 FLAGS = {
-    "study": "--data --pattern --plan --mask --dense-steps --seq-len --batch-size --lr --tokenizer --steps --seconds "
+    "study": "--data --pattern --plan --mask --dense-steps --seq-len --batch-size --accumulate --checkpointing "
+    "--optimizer --lr --matrix-lr --clip-norm --tokenizer --steps --seconds "
     "--seed --seeds --control --model --device --dtype --include --exclude --out --fresh --json",
     "demo": "--seconds --out --fresh --json",
 }

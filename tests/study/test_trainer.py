@@ -235,11 +235,15 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(
     assert all(tensor.isfinite().all() for tensor in saved[1]["model"].values())
 
 
-def test_a_rate_that_is_far_too_high_ends_in_words(tiny: Tiny, data: StudyData, tmp_path: Path) -> None:
-    with pytest.raises(
-        StudyError, match=r"became (nan|inf) at step \d+ of plan 'window'.* a lower --lr \(now 1e\+30\)"
-    ):
-        train(tiny(lr=1e30, steps=50), WINDOW, data, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("optimizer", "rates"), [("adamw", ""), ("muon", r" or a lower --matrix-lr \(now 0.02\)")], ids=["adamw", "muon"]
+)
+def test_a_rate_that_is_far_too_high_ends_in_words(
+    optimizer: str, rates: str, tiny: Tiny, data: StudyData, tmp_path: Path
+) -> None:
+    words = rf"became (nan|inf) at step \d+ of plan 'window'.* a lower --lr \(now 1e\+30\){rates}, or a longer warm-up"
+    with pytest.raises(StudyError, match=words):
+        train(tiny(lr=1e30, steps=50, optimizer=optimizer), WINDOW, data, tmp_path / "run")
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint(

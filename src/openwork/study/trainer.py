@@ -243,7 +243,7 @@ class Trainer:
             if not math.isfinite(number):
                 raise StudyError(
                     f"the {what} became {number} at step {state.step} of plan {self.contender.name!r} (seed "
-                    f"{self.seed}). Start anew with --fresh and {self._lower_rates} or a longer warm-up."
+                    f"{self.seed}). Start anew with --fresh and {self._lower_rates}, or a longer warm-up."
                 )
         self._optimizer.step()
         if self._device.type == "cuda":
@@ -263,10 +263,8 @@ class Trainer:
 
     @property
     def _lower_rates(self) -> str:
-        muon = self.config.matrix_lr is not None
-        return (
-            f"a lower --lr (now {self.config.lr:g})" + f", a lower --matrix-lr (now {self.config.matrix_lr:g})" * muon
-        )
+        rates = {"--lr": self.config.lr, "--matrix-lr": self.config.matrix_lr}
+        return " or ".join(f"a lower {name} (now {rate:g})" for name, rate in rates.items() if rate is not None)
 
     def _backend_of(self, layout: BlockLayout) -> str:
         """The backend that `"auto"` takes for the plan's attention."""
