@@ -157,7 +157,7 @@ class Trainer:
         self.state.peak_bytes = max(self.state.peak_bytes, peak or 0)
         start = self._memory.start_bytes
         self.state.start_bytes = min(self.state.start_bytes or start, start)
-        self.state.fixed_bytes = training_bytes(self.model, self._optimizer)
+        self.state.fixed_bytes = training_bytes(self.model, *self._optimizer.parts.values())
         tensors: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -314,5 +314,5 @@ class Trainer:
                 raise
             raise StudyError(
                 f"not enough memory for plan {self.contender.name!r} at --batch-size {self.config.batch_size} and "
-                f"--seq-len {self.config.seq_len}; lower one of them."
+                f"--seq-len {self.config.seq_len}; lower one of them, or try --accumulate and --checkpointing."
             ) from None
