@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
-from openwork.errors import AnnotationError, LayoutError, PlanError
+from openwork.errors import AnnotationError, ArgumentError, LayoutError, PlanError
 from openwork.layout import compile_layout
 from openwork.nn import SparseAttention, rotary_table
 from openwork.nn.rotary import rotate
@@ -120,6 +122,7 @@ def test_rotary_keeps_lengths_and_depends_on_distance_alone() -> None:
             {"q_heads": 4, "pattern": PerHead(Causal(), Causal())},
             "a PerHead of 2 heads does not fit a layer of 4 query",
         ),
+        ({"q_heads": 4, "dropout_p": 1.5}, "dropout_p must be 0 or more and less than 1; got 1.5"),
     ],
 )
 def test_a_wrong_layer_is_refused_in_words(options: dict, message: str) -> None:
@@ -137,3 +140,9 @@ def test_missing_annotations_are_an_error() -> None:
     layer = SparseAttention(16, q_heads=2, pattern=Causal() & Keys("heading"))
     with pytest.raises(AnnotationError, match="heading"):
         layer(torch.randn(1, 16, 16))
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (1, 8, 12)])
+def test_an_input_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(f"hidden must be [batch, seq_len, dim=16]; got {list(shape)}")):
+        SparseAttention(16, q_heads=2)(torch.zeros(shape))

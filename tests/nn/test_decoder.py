@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from openwork.errors import LayoutError, PlanError
+from openwork.errors import ArgumentError, LayoutError, PlanError
 from openwork.nn import Decoder, DecoderConfig, LayoutCache, SparseAttention, prepare_layouts, set_plan
 from openwork.patterns import Annotations, Causal, Keys, PerHead, Window
 from openwork.plan import Plan
@@ -127,6 +127,13 @@ def test_a_cache_forgets_the_layout_unused_for_longest() -> None:
     cache.layout(Causal(), q_len=24, kv_len=24)
     assert cache.layout(Causal(), q_len=8, kv_len=8) is old
     assert cache.layout(Causal(), q_len=16, kv_len=16) is not kept
+
+
+@pytest.mark.parametrize("tokens", [torch.zeros(1, 5), torch.zeros(5, dtype=torch.long)], ids=["float", "flat"])
+def test_tokens_are_integers_in_rows(tokens: torch.Tensor) -> None:
+    model = Decoder(DecoderConfig(vocab_size=8, dim=16, num_layers=1))
+    with pytest.raises(ArgumentError, match=r"tokens must be int \[batch, seq_len\]; got torch"):
+        model(tokens)
 
 
 def test_as_many_layouts_as_layers_are_needed() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openwork.errors import PlanError
+from openwork.errors import ArgumentError, PlanError
 from openwork.layout import BlockLayout
 from openwork.nn.layouts import Facts, LayoutCache
 from openwork.nn.rotary import RotaryTable, rotary_table, rotate
@@ -36,7 +36,7 @@ class SparseAttention(nn.Module):
         backend: Which backend of `ops.sparse_attention` computes.
 
     Raises:
-        PlanError: The head counts do not divide, or the pattern has another number of heads.
+        PlanError: The head counts do not divide, the pattern has another number of heads, or `dropout_p` is no chance.
 
     Examples:
         >>> from openwork.patterns import Causal, Window
@@ -69,6 +69,8 @@ class SparseAttention(nn.Module):
         self.head_dim = dim // q_heads if head_dim is None else head_dim
         if rope_theta is not None and self.head_dim % 2:
             raise PlanError(f"rotary embedding turns pairs of channels, so head_dim must be even; got {self.head_dim}.")
+        if not 0.0 <= dropout_p < 1.0:
+            raise PlanError(f"dropout_p must be 0 or more and less than 1; got {dropout_p}.")
         self.rope_theta, self.dropout_p, self.backend = rope_theta, dropout_p, backend
         self.q_proj = nn.Linear(dim, q_heads * self.head_dim, bias=bias)
         self.kv_proj = nn.Linear(dim, 2 * kv_heads * self.head_dim, bias=bias)
@@ -110,9 +112,12 @@ class SparseAttention(nn.Module):
             [batch, seq_len, dim]. A token that may see nothing takes nothing: zeros before the output projection.
 
         Raises:
+            ArgumentError: `hidden` has another shape.
             LayoutError: The layout was compiled for another length.
             AnnotationError: The pattern reads annotations that are not given.
         """
+        if hidden.ndim != 3 or hidden.shape[-1] != self.dim:
+            raise ArgumentError(f"hidden must be [batch, seq_len, dim={self.dim}]; got {list(hidden.shape)}.")
         batch, seq_len, _ = hidden.shape
         if layout is None:
             layout = self._cache.layout(

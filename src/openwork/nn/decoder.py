@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from openwork.errors import LayoutError, PlanError
+from openwork.errors import ArgumentError, LayoutError, PlanError
 from openwork.layout import BlockLayout
 from openwork.nn.attention import SparseAttention
 from openwork.nn.convolution import ShortConvolution
@@ -208,6 +208,7 @@ class Decoder(nn.Module):
             [batch, seq_len, vocab_size].
 
         Raises:
+            ArgumentError: `tokens` has another shape or type.
             LayoutError: There is not one layout for each layer, or one was compiled for another length.
             AnnotationError: The plan reads annotations that are not given.
         """
@@ -223,6 +224,8 @@ class Decoder(nn.Module):
         positions: Any = None,
     ) -> Tensor:
         """The last layer's normalised output, [batch, seq_len, dim]; the arguments are those of `forward`."""
+        if tokens.ndim != 2 or tokens.dtype.is_floating_point or tokens.dtype.is_complex or tokens.dtype == torch.bool:
+            raise ArgumentError(f"tokens must be int [batch, seq_len]; got {tokens.dtype} {list(tokens.shape)}.")
         seq_len = tokens.shape[-1]
         if layouts is None:
             layouts = self.prepare(seq_len, annotations=annotations, positions=positions)
