@@ -111,6 +111,21 @@ def test_a_forbidden_key_changes_no_bit(case, size, backend, refused_is_skipped)
         assert not torch.equal(found["output"], clean["output"]) or blind.all()
 
 
+def test_a_query_that_overflows_touches_no_key_that_it_may_not_see(backend, refused_is_skipped):
+    """The scores of one document's queries are infinite; what belongs to the other one keeps its bits."""
+    documents = np.repeat([0, 1, 0, 1], 10)
+    own = documents[:, None] == documents[None, :]
+    case = Case("", lambda: BlockLayout.from_mask(own, block_size=(16, 16)), q_heads=4, kv_heads=2, sink=True)
+    inputs = case_inputs(case, torch.float32)
+    clean = refused_is_skipped(results, case, inputs, backend)
+    second = torch.from_numpy(documents == 1)
+    key = torch.where(second[:, None], inputs.key, torch.tensor([EXTREME, -EXTREME]).repeat(case.head_dim // 2))
+    found = results(case, replace(inputs, key=key), backend)
+    assert not found["lse"][:, :, ~second].isfinite().all()
+    for name in ("output", "lse", "gradient of query", "gradient of key", "gradient of value"):
+        assert torch.equal(bits(found[name][:, :, second]), bits(clean[name][:, :, second])), name
+
+
 @cases
 def test_scratch_memory_is_never_read(case, backend, refused_is_skipped):
     inputs = case_inputs(case, torch.float32)

@@ -291,6 +291,8 @@ def _heads_backward(call: Call, share: Share, incoming: _Incoming) -> tuple[Head
     if call.sink_logits is not None:
         kept = _kept_beside_sink(call, share, lse)
         grad_sink = -((1.0 - kept) * offset).sum(dim=-1)
+        # a row whose lse has overflowed has NaN probabilities where it sees; NaN here would reach all keys of its unit
+        kept = kept.nan_to_num(nan=1.0)
         dout, offset = dout * kept.unsqueeze(-1), offset * kept
     if incoming.grad_lse is not None:
         offset = offset - share.take_q(incoming.grad_lse).to(dtype).masked_fill(empty, 0.0)
