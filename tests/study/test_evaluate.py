@@ -15,11 +15,12 @@ from openwork.annotate import byte_offsets
 from openwork.study import StudyConfig, contender_from_text
 from openwork.study.batches import Batch, Batches
 from openwork.study.corpus import Document
-from openwork.study.evaluate import Evaluator, evaluation_due, position_edges
+from openwork.study.evaluate import Evaluator, evaluation_due
+from openwork.study.record import USE_CLASSES, position_edges
 from openwork.study.state import RunState
 from openwork.study.tokenizer import load_tokenizer
 from openwork.study.tokens import TokenStream
-from openwork.study.uses import USE_CLASSES, UseTokens, find_uses, narrowest_window, use_window
+from openwork.study.uses import UseTokens, find_uses, narrowest_window, use_window
 
 Tiny = Callable[..., StudyConfig]
 SEQ_LEN, AVAILABLE = 12, 20

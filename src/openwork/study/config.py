@@ -191,6 +191,15 @@ class StudyConfig:
     """Seconds of training between checkpoints."""
     isolate: bool = True
     """Whether each run has a process of its own, so that its peak memory is its own."""
+    watts: float | None = None
+    """What the device draws while it trains, in watts; `None` for `measure.stated_power`."""
+    gco2_per_kwh: float = 475.0
+    """Grams of CO2e for each kWh of the region's electricity; the default is the world's average
+    (`measure.WORLD_GCO2_PER_KWH`)."""
+    pue: float = 1.0
+    """All that the data centre draws over what its computers draw."""
+    memory_gb: float | None = None
+    """Memory that batches have to fit into, in GB (1e9 bytes); `None` for what the device has."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", Path(self.data))
@@ -203,7 +212,7 @@ class StudyConfig:
             value = getattr(self, name)
             if value is not None and not value >= low:
                 raise StudyError(f"{option(name)} must be {low} or more; got {value}.")
-        for name in ("lr", "matrix_lr", "clip_norm", "seconds"):
+        for name in ("lr", "matrix_lr", "clip_norm", "seconds", "watts", "memory_gb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise StudyError(f"{option(name)} must be more than 0 and finite; got {value}.")
@@ -287,6 +296,8 @@ _AT_LEAST = {
     "eval_every": 0,
     "max_bytes": 1,
     "checkpoint_seconds": 0,
+    "gco2_per_kwh": 0,
+    "pue": 1,
 }
 _ONE_OF = {
     "device": ("auto", "cpu", "cuda", "mps"),
@@ -294,7 +305,7 @@ _ONE_OF = {
     "optimizer": OPTIMIZERS,
     "model": tuple(MODEL_SHAPES),
 }
-_FREE = {"checkpoint_seconds", "isolate", "out"}
+_FREE = {"checkpoint_seconds", "isolate", "out", "watts", "gco2_per_kwh", "pue", "memory_gb"}
 """Fields that change nothing in the losses, so that a resumed study may change them."""
 
 

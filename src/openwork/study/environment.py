@@ -12,6 +12,7 @@ import torch
 
 import openwork
 from openwork.errors import StudyError
+from openwork.measure import device_memory
 
 __all__ = ["environment", "resolve_device"]
 
@@ -51,6 +52,7 @@ def environment(device: str) -> dict[str, Any]:
         "processor": _processor(),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "threads": torch.get_num_threads(),
+        "memory_bytes": device_memory(device),
     }
 
 

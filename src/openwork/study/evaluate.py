@@ -12,25 +12,14 @@ from torch import Tensor
 
 from openwork.study.batches import Batch, Batches
 from openwork.study.config import StudyConfig
+from openwork.study.record import USE_CLASSES, position_edges
 from openwork.study.state import RunState
-from openwork.study.uses import USE_CLASSES, UseTokens
+from openwork.study.uses import UseTokens
 
-__all__ = ["Evaluator", "evaluation_due", "position_edges"]
+__all__ = ["Evaluator", "evaluation_due"]
 
 _MARKS = 8
 """Evaluations of a run where `eval_every` leaves it open, the last one included."""
-_MOST_BUCKETS = 32
-_BUCKETS_PER_OCTAVE = 2
-
-
-def position_edges(seq_len: int) -> tuple[int, ...]:
-    """Where the buckets of positions begin, and the end of the last one: two buckets for each doubling of the context.
-
-    >>> position_edges(64)
-    (0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
-    """
-    edges = {round(seq_len * 2 ** (-number / _BUCKETS_PER_OCTAVE)) for number in range(_MOST_BUCKETS)}
-    return tuple(sorted({0, *edges}))
 
 
 def evaluation_due(config: StudyConfig, state: RunState) -> bool:

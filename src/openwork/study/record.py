@@ -12,9 +12,24 @@ from openwork.measure import bits_per_byte, perplexity
 if TYPE_CHECKING:
     from openwork.study.state import RunState
 
-__all__ = ["HeldOut", "RunRecord"]
+__all__ = ["USE_CLASSES", "HeldOut", "RunRecord", "position_edges"]
+
+USE_CLASSES = ("other", "name_inside", "name_outside", "after_inside", "after_outside")
+"""What a held-out token is in respect of uses of names: see `UseTokens`."""
 
 _LAST_SHARE = 0.1
+_MOST_BUCKETS = 32
+_BUCKETS_PER_OCTAVE = 2
+
+
+def position_edges(seq_len: int) -> tuple[int, ...]:
+    """Where the buckets of positions begin, and the end of the last one: two buckets for each doubling of the context.
+
+    >>> position_edges(64)
+    (0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
+    """
+    edges = {round(seq_len * 2 ** (-number / _BUCKETS_PER_OCTAVE)) for number in range(_MOST_BUCKETS)}
+    return tuple(sorted({0, *edges}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,74 +1,23 @@
-"""The figures of a study: one row for each plan, each speed beside its ideal."""
+"""A study that is done: what was asked, every raw sample, and the figures and words that follow from them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from statistics import fmean
 from typing import Any
 
-from openwork.measure import PeakMemory, Spread, bits_per_byte, spread
-from openwork.study.config import DENSE, MODEL_SHAPES, StudyConfig
+from openwork.errors import StudyError
+from openwork.measure import PeakMemory, Power, stated_power
+from openwork.study.config import StudyConfig
 from openwork.study.record import HeldOut, RunRecord
+from openwork.study.rows import Row, make_row
 
 __all__ = ["Row", "StudyResult"]
 
-_FORWARD_BACKWARD = 3.5
-"""Attention's forward and backward FLOPs over the forward's: the backward recomputes the scores."""
-_WARM_STEPS = 2
-"""Steps left out of the times: the first ones allocate and compile."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """What one plan saved and cost, over all its seeds."""
-
-    name: str
-    """The plan's name."""
-    pattern: str
-    """What it is: the plan's pattern, or its mask file."""
-    backend: str
-    """What computed its attention."""
-    bits_per_byte: float
-    """Held-out quality, mean over the seeds, in bits per byte."""
-    bits_per_byte_seeds: tuple[float, ...]
-    """The same for each seed."""
-    perplexity: float
-    """Held-out perplexity of a token, mean over the seeds."""
-    training_bits_per_byte: float
-    """Training loss over the last tenth of the steps, in bits per byte."""
-    steps: float
-    """Optimizer steps, mean over the seeds."""
-    tokens: float
-    """Training tokens seen, mean over the seeds."""
-    spent_s: float
-    """Training time, mean over the seeds, in seconds."""
-    tokens_per_s: float
-    """Training tokens of a step over the median time of a step with its data."""
-    step_ms: Spread | None
-    """Time of a step, layouts included, in milliseconds."""
-    layout_ms: float
-    """Median time to compile layouts, part of a step, in milliseconds."""
-    data_ms: float
-    """Median time to read and annotate the sequences before a step, in milliseconds."""
-    peak_bytes: int | None
-    """Most memory while training, in bytes; `None` where it is not the plan's own."""
-    model_bytes: int | None
-    """The same above what was in use before the model was made, in bytes."""
-    density: float
-    """Allowed pairs over all pairs, mean over layers."""
-    causal_density: float
-    """Allowed pairs over those of dense causal attention."""
-    block_density: float
-    """Executed pairs over all pairs."""
-    speedup: float
-    """Median step time of dense attention over this plan's."""
-    attention_ideal: float
-    """Dense pairs over allowed pairs: what attention alone could gain."""
-    step_ideal: float
-    """FLOPs of a dense step over this plan's: what a whole step could gain."""
+FORMAT = 1
+_GIGABYTE = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +43,7 @@ class StudyResult:
     def rows(self) -> tuple[Row, ...]:
         """One row for each plan, dense attention first."""
         names = [contender.name for contender in self.config.everyone]
-        return tuple(self._row(name) for name in names)
+        return tuple(make_row(self, name) for name in names)
 
     @property
     def verdict(self) -> str:
@@ -102,6 +51,24 @@ class StudyResult:
         from openwork.study.verdict import verdict
 
         return "\n".join(verdict(self))
+
+    @property
+    def power(self) -> Power:
+        """The watts that energy is estimated with."""
+        device = str(self.environment.get("device", self.config.device))
+        return stated_power(device, int(self.environment.get("threads", 1)), self.config.watts)
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """The memory that batches have to fit into; `None` where nobody knows."""
+        if self.config.memory_gb is not None:
+            return self.config.memory_gb * _GIGABYTE
+        return self.environment.get("memory_bytes")
+
+    @property
+    def training_tokens(self) -> float:
+        """Tokens of the training text, documents' separators included."""
+        return float(self.data["training_bytes"] / self.training_bytes_per_token)
 
     @property
     def memory_meaning(self) -> str:
@@ -114,73 +81,21 @@ class StudyResult:
         """The runs of one plan."""
         return tuple(record for record in self.records if record.name == name)
 
-    def _row(self, name: str) -> Row:
-        contender = next(contender for contender in self.config.everyone if contender.name == name)
-        records = self.of(name)
-        sparse_from = 0 if name == DENSE else self.config.dense_steps
-        step_ms = _warm([record.step_ms for record in records], sparse_from)
-        data_ms = _warm([record.data_ms for record in records], sparse_from)
-        times, data_times = spread(step_ms), spread(data_ms)
-        density = _mean_after([record.density for record in records], sparse_from)
-        dense_density = (self.config.seq_len + 1) / (2 * self.config.seq_len)
-        causal_density = min(1.0, density / dense_density)
-        qualities = tuple(record.bits_per_byte(self.held_out) for record in records)
-        losses = fmean(record.last_training_loss for record in records)
-        peak = max(record.peak_bytes for record in records)
-        isolated = self.config.isolate and peak > 0
-        per_step = self.config.batch_size * self.config.seq_len
-        waits = (times.median if times else 0.0) + (data_times.median if data_times else 0.0)
-        return Row(
-            name=name,
-            pattern=str(contender.mask)
-            if contender.plan is None
-            else repr(contender.plan.default)
-            if contender.plan == type(contender.plan)(default=contender.plan.default)
-            else repr(contender.plan),
-            backend="sdpa: torch's scaled_dot_product_attention, causal" if name == DENSE else records[0].backend,
-            bits_per_byte=fmean(qualities),
-            bits_per_byte_seeds=qualities,
-            perplexity=fmean(record.perplexity(self.held_out) for record in records),
-            training_bits_per_byte=bits_per_byte(losses, 1) / self.training_bytes_per_token,
-            steps=fmean(record.steps for record in records),
-            tokens=fmean(record.steps for record in records) * per_step,
-            spent_s=fmean(record.spent_s for record in records),
-            tokens_per_s=1e3 * per_step / waits if waits else 0.0,
-            step_ms=times,
-            layout_ms=_median(_warm([record.layout_ms for record in records], sparse_from)),
-            data_ms=data_times.median if data_times else 0.0,
-            peak_bytes=peak if isolated else None,
-            model_bytes=peak - min(record.start_bytes for record in records) if isolated else None,
-            density=density,
-            causal_density=causal_density,
-            block_density=_mean_after([record.block_density for record in records], sparse_from),
-            speedup=self._dense_ms / times.median if times and times.median else 1.0,
-            attention_ideal=1 / causal_density if causal_density else math.inf,
-            step_ideal=self._step_flops(1.0) / self._step_flops(causal_density),
-        )
-
-    @cached_property
-    def _dense_ms(self) -> float:
-        return _median(_warm([record.step_ms for record in self.of(DENSE)], 0))
-
-    def _step_flops(self, causal_density: float) -> float:
-        """FLOPs of a step's forward and backward: matrices and useful attention pairs."""
-        shape, seq_len = MODEL_SHAPES[self.config.model], self.config.seq_len
-        head_dim = shape.dim // shape.q_heads
-        matrices = shape.dim * (2 * shape.dim + 2 * shape.kv_heads * head_dim + 3 * shape.mlp_dim + shape.conv_width)
-        linear = 6 * seq_len * (shape.num_layers * matrices + self.vocab_size * shape.dim)
-        pairs = causal_density * seq_len * (seq_len + 1) / 2
-        attention = _FORWARD_BACKWARD * 4 * pairs * head_dim * shape.q_heads * shape.num_layers
-        return self.config.batch_size * (linear + attention)
-
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values: figures, verdict, environment and raw samples."""
         return {
-            "openwork_study": 1,
+            "openwork_study": FORMAT,
             "verdict": self.verdict.split("\n"),
             "rows": [_finite(asdict(row)) for row in self.rows],
             "held_out": asdict(self.held_out),
             "memory": self.memory_meaning,
+            "memory_bytes": self.memory_bytes,
+            "energy": {
+                "estimated": "time x stated watts",
+                **asdict(self.power),
+                "gco2_per_kwh": self.config.gco2_per_kwh,
+                "pue": self.config.pue,
+            },
             "training_bytes_per_token": self.training_bytes_per_token,
             "vocab_size": self.vocab_size,
             "config": self.config.to_dict(),
@@ -196,19 +111,28 @@ class StudyResult:
         content["out"] = str(self.config.out)
         return content
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> StudyResult:
+        """The study that `to_dict` wrote; figures and verdict follow from its raw samples anew.
 
-def _warm(series: Sequence[Sequence[float]], first: int) -> list[float]:
-    """All samples from step `first` on, without the first few where there are others."""
-    return [value for samples in series for value in (samples[first:][_WARM_STEPS:] or samples[first:] or samples)]
-
-
-def _mean_after(series: Sequence[Sequence[float]], first: int) -> float:
-    return fmean(value for samples in series for value in (samples[first:] or samples))
-
-
-def _median(samples: Sequence[float]) -> float:
-    found = spread(samples)
-    return found.median if found else 0.0
+        Raises:
+            StudyError: It was written by another version, or changed.
+        """
+        if content.get("openwork_study") != FORMAT:
+            raise StudyError(f"it is not a record of a study in format {FORMAT}.")
+        try:
+            held_out = {f.name: content["held_out"][f.name] for f in fields(HeldOut) if f.name in content["held_out"]}
+            return cls(
+                config=StudyConfig.from_dict(content["config"]),
+                records=tuple(map(RunRecord.from_dict, content["runs"])),
+                held_out=HeldOut(**held_out),
+                training_bytes_per_token=content["training_bytes_per_token"],
+                vocab_size=content["vocab_size"],
+                data=content["data"],
+                environment=content["environment"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StudyError(f"it was changed, or written by another version of openwork ({error}).") from None
 
 
 def _finite(value: Any) -> Any:

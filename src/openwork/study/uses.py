@@ -17,10 +17,7 @@ from openwork.study.notes import annotator_of
 from openwork.study.tokenizer import TextTokenizer
 from openwork.study.tokens import TokenStream
 
-__all__ = ["USE_CLASSES", "UseTokens", "find_uses", "narrowest_window", "use_window"]
-
-USE_CLASSES = ("other", "name_inside", "name_outside", "after_inside", "after_outside")
-"""What a predicted token is: see `UseTokens`."""
+__all__ = ["UseTokens", "find_uses", "narrowest_window", "use_window"]
 
 _LINK = "use"
 _NAME, _AFTER = 1, 2
