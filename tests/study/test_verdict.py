@@ -167,8 +167,8 @@ def test_dense_steps_of_a_sparse_plan_are_left_out_too() -> None:
 
 def test_the_ideal_of_a_step_counts_its_matrices_too() -> None:
     row = result_of({"dense": DENSE, "window": {"bpb": (1.8, 1.8), "density": 1025 / 2048 / 10}}).rows[1]
-    # small: 4 layers of 128 channels, 2 heads of 64, 1 key head, 352 hidden; 1,024 tokens
-    matrices = 4 * (128 * 128 * 2 + 128 * 2 * 64 + 3 * 128 * 352) + 2048 * 128
+    # small: 4 layers of 128 channels, 2 heads of 64, 1 key head, 352 hidden, a convolution over 4; 1,024 tokens
+    matrices = 4 * (128 * 128 * 2 + 128 * 2 * 64 + 3 * 128 * 352 + 128 * 4) + 2048 * 128
     linear, attention = 6 * 1024 * matrices, 3.5 * 4 * (1024 * 1025 / 2) * 64 * 2 * 4
     assert row.attention_ideal == pytest.approx(10)
     assert row.step_ideal == pytest.approx((linear + attention) / (linear + attention / 10))
