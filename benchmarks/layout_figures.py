@@ -1,12 +1,14 @@
 """What compiling layouts costs and saves: executed over useful pairs, and a million tokens on one core.
 
-    python benchmarks/layout_figures.py
+    python benchmarks/layout_figures.py [--report FILE]
 
-Prints a table, and one JSON object as the last line.
+Prints two tables as Markdown, and one JSON object as the last line. Wall-clock seconds of a machine that does other
+work are too many; the processor's seconds beside them are not.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -14,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -21,6 +24,7 @@ import numpy as np
 
 import openwork as ow
 
+ROOT = Path(__file__).resolve().parent.parent
 CAUSAL = ow.Causal()
 LENGTH = 8192
 MILLION = 1 << 20
@@ -99,29 +103,69 @@ def measure_long(name: str, repeats: int) -> dict[str, object]:
     }
 
 
+def environment() -> dict[str, object]:
+    """Where this ran."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout.strip()
+    return {
+        "commit": commit + ("-dirty" if dirty else ""),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def tables(rows: list[dict[str, object]], long: list[dict[str, object]]) -> str:
+    """Both results as Markdown."""
+    lines = [
+        f"Executed over useful pairs, {LENGTH:,} tokens, 64x64 blocks:",
+        "",
+        "| pattern | plain blocks | parts | at most | parts are |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        names = "; ".join(row["names"]).replace("|", "\\|")
+        lines.append(f"| {row['pattern']} | {row['plain']} | **{row['parts']}** | {row['at most']} | {names} |")
+    lines += [
+        "",
+        f"{MILLION:,} tokens, one core, each in a process of its own:",
+        "",
+        "| pattern | first | median | processor, median | memory added | layout | executed over useful |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in long:
+        lines.append(
+            f"| {row['pattern']} | {row['first_s']} s | **{row['median_s']} s** | {row['median_cpu_s']} s "
+            f"| {row['added_mb']} MB | {row['layout_mb']} MB | {row['executed_over_useful']} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Prints both tables."""
-    if len(sys.argv) > 1:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--report", type=Path, help="also write the tables to this Markdown file")
+    parser.add_argument("--long", metavar="PATTERN", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.long:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        print(json.dumps(measure_long(sys.argv[1], 5)))
+        print(json.dumps(measure_long(options.long, 5)))
         return
-    rows = saved()
-    print(f"executed over useful pairs, {LENGTH:,} tokens, 64x64 blocks")
-    for row in rows:
-        print(f"  {row['pattern']:40} plain {row['plain']:6}   parts {row['parts']:5}   (at most {row['at most']})")
-    print(f"{MILLION:,} tokens, one core, each in a process of its own")
-    long = []
+    about = environment()
+    rows, long = saved(), []
     for name in LONG:
-        output = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True).stdout
+        command = [sys.executable, __file__, "--long", name]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         long.append(json.loads(output.splitlines()[-1]))
-        row = long[-1]
-        print(
-            f"  {name:42} first {row['first_s']:6} s, median {row['median_s']:6} s "
-            f"(processor {row['median_cpu_s']:6} s), added {row['added_mb']:6} MB, layout {row['layout_mb']:5} MB"
-        )
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}
-    print(json.dumps({"saved": rows, "long": long, "versions": versions}))
+    text = tables(rows, long)
+    print(text)
+    if options.report:
+        facts = "\n".join(f"- {name}: {value}" for name, value in about.items())
+        options.report.write_text(f"# Layouts: what parts save and cost\n\n{facts}\n\n{text}\n", encoding="utf-8")
+    print(json.dumps({**about, "saved": rows, "long": long}))
 
 
 if __name__ == "__main__":
