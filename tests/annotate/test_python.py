@@ -74,7 +74,27 @@ LINKED = {
     "a private name of a class": ("class A:\n    def __f(self): ...\n    x = __f\n", ["__f@2"]),
     "a name in two spellings": ("def \ufb01(): ...\nfi()\n", ["fi()@1"]),
     "in brackets, before what shows it to be no target": ("def f(): ...\n(f).x = 1\nf()\n", ["f@1", "f()@1"]),
-    "a type alias": ("class A: ...\ntype B = A\n", ["A@1"]),
+    "a type alias": ("class A: ...\ntype B = A\ntype C[A] = list[A]\nA\n", ["A@1", "A@1"]),
+    "a name that a parameter of a type hides": ("class A: ...\ndef f[A](x: A) -> A: return A\nA()\n", ["A()@1"]),
+    "the bound and the default of a type": (
+        "class A: ...\ndef f[T: A = A, *U, **P](x: A): ...\nclass B[T: (A, int)](A): ...\n",
+        ["A@1"] * 5,
+    ),
+    "a class's own, from the parameters of a generic method": (
+        "class T: ...\nclass C:\n    class T: ...\n    def f[U: T](x: T) -> T: return T\n    type A = T\n",
+        ["T@3", "T@3", "T@3", "T@1", "T@3"],
+    ),
+    "past a class, from a comprehension in it": (
+        "def f(): ...\nclass C:\n    def f(self): ...\n    x = [f for _ in f()]\n    y = [f(a) for a in b]\n",
+        ["f()@3", "f@1", "f@1"],
+    ),
+    "a class's own, in brackets that are no comprehension": (
+        "class C:\n    def f(self): ...\n    x = [f(1), f]\n    y = f(2)\n",
+        ["f@2", "f@2", "f(2)@2"],
+    ),
+    "the iterable that a comprehension shares its name with": ("def f(): ...\n[f for f in f]\n", ["f@1"]),
+    "the iterable of a loop that binds its name": ("def f(): ...\nfor a, f in f(f): f\nf()\n", ["f(f)@1", "f@1"]),
+    "across a backslash": ("def f(): ...\nf\\\n(1)\n", ["f\\\n(1)@1"]),
     "what raises and what is caught": ("class E: ...\ntry: raise E\nexcept E as e: pass\n", ["E@1", "E@1"]),
     "after an import that binds something else": ("def f(): ...\nimport f.g as h\nfrom f import g\nf()\n", ["f()@1"]),
 }
@@ -211,6 +231,9 @@ PIECES = [
         "; ",
         "del f\n",
         "type X",
+        "\\\n",
+        "\\",
+        "type X[f] = ",
         "_",
         *(
             "f if ",
@@ -241,6 +264,9 @@ texts = st.tuples(
 @example("def f(): ...\nf(1e+f)\n")
 @example("def f(): ...\nx = f if f else f ** f\n")
 @example("def f(): ...\nf -= f\n")
+@example("def f(): ...\nf\\\n(f)\n")
+@example("class C:\n  def f(): ...\n  x = [f(f) for f in f(f)], f\n")
+@example("def f(): ...\ntype X[f] = f\nf\n")
 @example("def f(): ...\nf(1,\ndef g(): ...\n")
 @example("def f(): ...\nx = [f for f in (f, f('''")
 def test_no_token_knows_the_future(text):

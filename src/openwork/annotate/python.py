@@ -14,7 +14,18 @@ import re
 from dataclasses import dataclass, replace
 
 from openwork.annotate.characters import UNFINISHED
-from openwork.annotate.python_frames import KEYWORDS, STATEMENT_MODES, Frame, Held, Match, is_operand, opened
+from openwork.annotate.python_frames import (
+    EXPRESSIONS,
+    KEYWORDS,
+    STATEMENT_MODES,
+    Frame,
+    Held,
+    Match,
+    is_operand,
+    opened,
+    shows_soft_keyword,
+    type_parameters,
+)
 from openwork.annotate.python_lexer import Lexeme, lexemes
 from openwork.annotate.python_scopes import Scope
 from openwork.annotate.source import Definition, SourceFacts, Use, source_code
@@ -22,8 +33,6 @@ from openwork.annotate.source import Definition, SourceFacts, Use, source_code
 __all__ = ["Python", "python_source"]
 
 _HEADERS = frozenset("if elif else while for try except finally with def class".split())
-_EXPRESSIONS = frozenset("False None True await lambda not yield".split())
-"""Keywords that an expression may start with."""
 _AUGMENTED = frozenset("+= -= *= /= //= %= @= &= |= ^= >>= <<= **=".split())
 _STILL_TARGET = frozenset({",", ")", "]", "=", ":", ";", "\n"})
 _INDENT = re.compile(r"[ \t\f\ufeff]*")
@@ -94,7 +103,7 @@ class _Reader:
         if word == "case" and self.matches and self.column == self.matches[-1].cases:
             statement.mode = "pattern"
             return False
-        if lexeme.kind == "name" and word in KEYWORDS and word not in _EXPRESSIONS:
+        if lexeme.kind == "name" and word in KEYWORDS and word not in EXPRESSIONS:
             statement.mode = STATEMENT_MODES.get(word, "use")
             self.starts = statement.mode != "use"
             if statement.mode == "define":
@@ -170,28 +179,29 @@ class _Reader:
         elif frame.mode == "parameter" and held.starts:
             frame.scope.bind(name, None)
         elif frame.mode == "target" and held.starts and sign not in (".", "(", "["):
-            held.scope.bind(name, None)
+            if self.first == "for":  # what is iterated over is read first
+                self.assign([held])
+            else:
+                held.scope.bind(name, None)
         elif frame.mode == "either" and held.starts and sign in _AUGMENTED:
             self.assign([held])
         elif frame.mode == "either" and held.starts and sign in _STILL_TARGET:
             frame.candidates.append(held)
-        elif self.is_soft_keyword(lexeme):
-            frame.mode = "either" if name == "type" else "use"
+        elif frame.mode == "alias":
+            held.scope.bind(name, None)
+        elif self.num_lexemes == 1 and shows_soft_keyword(lexeme):
+            frame.mode = "alias" if name == "type" else "use"
             self.starts = True
         elif frame.mode != "skip" and not (frame.call and held.starts and sign == "="):
             return self.load(held, lexeme)
         return -1
 
-    def is_soft_keyword(self, lexeme: Lexeme) -> bool:
-        """Whether `lexeme` cannot follow a name at the start of a statement, so the name is no name (`match x:`)."""
-        if self.num_lexemes != 1:
-            return False
-        if lexeme.kind == "name":
-            return lexeme.text not in KEYWORDS or lexeme.text in _EXPRESSIONS - {"not"}
-        return lexeme.kind in ("string", "number") or lexeme.text == "{"
-
     def load(self, held: Held, lexeme: Lexeme) -> int:
-        if lexeme.text == "(":
+        # in the body of a class, a comprehension would look past what the class binds: only its `for` can tell
+        waits = held.scope.sees_class(held.lexeme.text) and any(
+            frame.ambiguous and frame.around is not held.scope for frame in self.frames
+        )
+        if lexeme.text == "(" and not waits:
             return self.emit(held, lexeme.known)
         self.load_all([held], lexeme.known)
         return -1
@@ -220,11 +230,6 @@ class _Reader:
                 self.deferred.append((held.scope, held.lexeme.text))
             else:
                 held.scope.bind(held.lexeme.text, None)
-
-    def flush_imports(self, frame: Frame) -> None:
-        for held in frame.candidates:
-            held.scope.bind(held.lexeme.text, None)
-        frame.candidates = []
 
     def keyword(self, lexeme: Lexeme) -> None:
         word = lexeme.text
@@ -261,6 +266,8 @@ class _Reader:
         frame = self.frames[-1]
         if frame.mode == "define" and not frame.opener and self.header_scope is None and self.header_name:
             new = self.open_header(lexeme, frame)
+        elif frame.mode == "alias" and lexeme.text == "[":
+            new = type_parameters(frame)
         else:
             new = opened(lexeme, frame, trailer=is_operand(self.previous), starts=self.starts)
         new.use = use
@@ -272,8 +279,7 @@ class _Reader:
     def open_header(self, lexeme: Lexeme, frame: Frame) -> Frame:
         """The type parameters, parameters or bases in the header of a definition."""
         if lexeme.text == "[":
-            frame.reading = frame.reading.child("type")
-            return Frame("[", frame.reading, frame.reading, "parameter")
+            return type_parameters(frame)
         self.header_scope = self.body_scope(frame)
         if self.first == "def":
             return Frame(lexeme.text, self.header_scope, frame.reading, "parameter")
@@ -291,9 +297,9 @@ class _Reader:
         if not frame.opener:
             return
         if frame.mode == "import":
-            self.flush_imports(frame)
+            frame.bind_candidates()
         self.frames.pop()
-        self.settle_pending(frame, lexeme.known)
+        self.load_all(frame.let_go(), lexeme.known)
         self.close_use(frame, lexeme.known)
         around = self.frames[-1]
         if frame.candidates and around.mode == "either":
@@ -305,12 +311,6 @@ class _Reader:
     def close_use(self, frame: Frame, stop: int) -> None:
         if frame.use >= 0:
             self.uses[frame.use] = replace(self.uses[frame.use], stop=stop)
-
-    def settle_pending(self, frame: Frame, known: int) -> None:
-        """Let go of the names that waited for this bracket; a comprehension has bound some of them."""
-        bound = frame.scope.bindings if frame.around is not None else {}
-        waiting, frame.pending, frame.ambiguous = frame.pending, [], False
-        self.load_all([held for held in waiting if held.scope.key(held.lexeme.text) not in bound], known)
 
     def end_lambdas(self, lexeme: Lexeme) -> None:
         """Leave the bodies of lambdas that `lexeme` ends."""
@@ -329,9 +329,9 @@ class _Reader:
                 frame.mode, frame.reading = "use", frame.scope
         elif sign == ",":
             if frame.ambiguous and frame.around is None:
-                self.settle_pending(frame, lexeme.known)
+                self.load_all(frame.let_go(), lexeme.known)
             if frame.mode == "import":
-                self.flush_imports(frame)
+                frame.bind_candidates()
             elif frame.after_as:
                 frame.mode, frame.after_as = "use", False
         elif frame.opener:
@@ -344,6 +344,8 @@ class _Reader:
             self.starts = True
             self.assign(frame.candidates)
             frame.candidates = []
+        elif frame.mode == "alias":
+            frame.mode = "use"
 
     def colon(self, lexeme: Lexeme, frame: Frame) -> None:
         """Read a colon outside all brackets: the end of a header, or an annotation."""
@@ -366,7 +368,7 @@ class _Reader:
             self.end_lambdas(lexeme)
         statement = self.frames[0]
         if statement.mode == "import":
-            self.flush_imports(statement)
+            statement.bind_candidates()
         self.load_all(statement.candidates, lexeme.known)
         for scope, name in self.deferred:
             scope.bind(name, None)

@@ -7,12 +7,25 @@ from dataclasses import dataclass, field
 from openwork.annotate.python_lexer import Lexeme
 from openwork.annotate.python_scopes import Scope
 
-__all__ = ["KEYWORDS", "STATEMENT_MODES", "Frame", "Held", "Match", "is_operand", "opened"]
+__all__ = [
+    "EXPRESSIONS",
+    "KEYWORDS",
+    "STATEMENT_MODES",
+    "Frame",
+    "Held",
+    "Match",
+    "is_operand",
+    "opened",
+    "shows_soft_keyword",
+    "type_parameters",
+]
 
 KEYWORDS = frozenset(
     "False None True and as assert async await break class continue def del elif else except finally for from global "
     "if import in is lambda nonlocal not or pass raise return try while with yield".split()
 )
+EXPRESSIONS = frozenset("False None True await lambda not yield".split())
+"""Keywords that an expression may start with."""
 STATEMENT_MODES = {
     "import": "import",
     "from": "skip",
@@ -59,7 +72,7 @@ class Frame:
     """Where the names that it uses are looked up."""
     mode: str
     """What a name at the start of an element is: `either` (target or use), `target`, `use`, `parameter`, `import`,
-    `skip`, `global`, `nonlocal`, `pattern`, `define` (the header of a definition)."""
+    `skip`, `global`, `nonlocal`, `pattern`, `define` (the header of a definition), `alias` (a `type` statement)."""
     call: bool = False
     """Round brackets after an operand, where `name=` names an argument."""
     ambiguous: bool = False
@@ -85,9 +98,24 @@ class Frame:
             self.around = self.reading
             self.scope = self.reading.child("comprehension")
             self.ambiguous = True
+            for held in self.pending:  # the element, which was read before the `for` made it a comprehension's
+                if held.scope is self.around:
+                    held.scope = self.scope
         self.num_clauses += 1
         self.mode = "target"
         self.reading = self.scope
+
+    def let_go(self) -> list[Held]:
+        """The names that waited for this bracket, but for those that a comprehension has bound; none waits any more."""
+        bound = self.scope.bindings if self.around is not None else {}
+        waiting, self.pending, self.ambiguous = self.pending, [], False
+        return [held for held in waiting if held.scope is self.around or held.scope.key(held.lexeme.text) not in bound]
+
+    def bind_candidates(self) -> None:
+        """Bind the names that an import has read."""
+        for held in self.candidates:
+            held.scope.bind(held.lexeme.text, None)
+        self.candidates = []
 
     def end_targets(self) -> None:
         """Read the `in` after the targets of a `for`."""
@@ -116,3 +144,16 @@ def is_operand(lexeme: Lexeme | None) -> bool:
     if lexeme.kind == "name":
         return lexeme.text not in KEYWORDS or lexeme.text in _VALUES
     return lexeme.kind in ("string", "number") or lexeme.text in (")", "]", "}")
+
+
+def shows_soft_keyword(lexeme: Lexeme) -> bool:
+    """Whether `lexeme` cannot follow a name at the start of a statement, so the name is no name (`match x:`)."""
+    if lexeme.kind == "name":
+        return lexeme.text not in KEYWORDS or lexeme.text in EXPRESSIONS - {"not"}
+    return lexeme.kind in ("string", "number") or lexeme.text == "{"
+
+
+def type_parameters(frame: Frame) -> Frame:
+    """The square brackets after the name of a generic; what follows in `frame` sees the parameters."""
+    frame.reading = frame.reading.child("type")
+    return Frame("[", frame.reading, frame.reading, "parameter")

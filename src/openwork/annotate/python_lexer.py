@@ -38,8 +38,8 @@ _NUMBER = re.compile(
     r"0[xXoObB][0-9A-Fa-f_]*|(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE](?=[-+0-9]|\Z)[-+]?[0-9_]*)?[jJ]?"
 )
 _OPERATOR = re.compile(r"\*\*=?|//=?|>>=?|<<=?|->|[-+*/%@&|^=<>!:]=?|.", re.DOTALL)
-_GROWS = frozenset({"**", "//", ">>", "<<", *"+-*/%@&|^=<>!:"})
-"""Operators that the next character may still change."""
+_GROWS = frozenset({"**", "//", ">>", "<<", *"+-*/%@&|^=<>!:\\"})
+"""Operators that the next character may still change; a backslash may turn out to join lines."""
 
 _BODY = {
     "'": re.compile(r"[^\\\r\n']*(?:\\(?:\r\n|[\s\S])[^\\\r\n']*)*"),

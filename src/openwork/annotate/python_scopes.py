@@ -56,15 +56,21 @@ class Scope:
         if key in self.global_names:
             return self._module().bindings.get(key)
         scope: Scope | None = self
+        near = True
         while scope is not None:
-            # what a class binds is not seen by the functions inside it
-            if scope is self or scope.kind != "class":
+            # what a class binds is not seen by the functions inside it, but by the parameters of their types
+            if near or scope.kind != "class":
                 if key in scope.global_names:
                     return self._module().bindings.get(key)
                 if key in scope.bindings:
                     return scope.bindings[key]
+            near = near and scope.kind == "type"
             scope = scope.parent
         return None
+
+    def sees_class(self, name: str) -> bool:
+        """Whether this is the body of a class that binds `name`: a comprehension in it would look further out."""
+        return self.kind == "class" and self.key(name) in self.bindings
 
     def walrus_target(self) -> Scope:
         """Where `:=` binds: the nearest scope that is no comprehension."""
