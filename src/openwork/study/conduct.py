@@ -118,7 +118,7 @@ def run(
                 vocab_size=data.tokenizer.vocab_size,
             )
             write_json(folder.record, result.to_dict())
-            write_report(folder.page, study_report(result))
+            write_report(folder.page, study_report(result, data))
             return result
     except StudyError:
         if folder.made and not folder.study.exists():

@@ -81,7 +81,7 @@ def _clean(match: re.Match[str]) -> str:
         assert box is not None
         return f"<svg {box[0]}>"
     if tag.startswith("<g id="):
-        return "<g>"
+        return "" if tag.endswith("/>") else "<g>"
     tag = re.sub(r"(\.\d\d)\d+", r"\1", re.sub(r"\s+", " ", tag))
     tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
     # the size of text is the chart's, the family the page's

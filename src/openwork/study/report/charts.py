@@ -17,6 +17,8 @@ _WIDTH, _HEIGHT = 400.0, 280.0
 _BAR_PX, _GROUP_GAP_PX = 17.0, 12.0
 _SHORT_NAME = 12
 """Letters up to which the names of series are written at the ends of their bars."""
+_FAR = 0.8
+"""How far from the data a level may lie to be drawn, as a share of the data's range."""
 _ROOM = 0.06
 """Free room above and below the data, as a share of its range."""
 
@@ -91,6 +93,8 @@ def line_figure(
     levels: Sequence[tuple[str, float]] = (),
     events: Sequence[tuple[float, str]] = (),
     y_high: float | None = None,
+    y_range: tuple[float, float] | None = None,
+    whole_x: bool = False,
     log_x: bool = False,
     log_y: bool = False,
 ) -> Figure:
@@ -103,19 +107,27 @@ def line_figure(
         x_label: What x is, with the unit.
         y_label: What y is, with the unit.
         note: How to read it.
-        levels: Names and heights at which thin lines are drawn across.
+        levels: Names and heights at which thin lines are drawn across; one far from all data is only named.
         events: Places and short names of things that happened, drawn as upright lines numbered from 1; the note names
             them.
         y_high: Highest y to show, where what is higher would flatten the rest.
+        y_range: Lowest and highest y to show, such as 0 and 1 for a share; what the data needs by default.
+        whole_x: Whether x counts things, so that only whole numbers are marked.
         log_x: Whether x is drawn logarithmically (base 2).
         log_y: Whether y is drawn logarithmically.
     """
     with axes(_WIDTH, _HEIGHT) as (figure, plot):
         for line in lines:
             _draw_line(plot, line)
-        for _, height in levels:
-            plot.axhline(height, color=SENTINELS["soft"], linewidth=1.2, dashes=(1.2, 2.4))
-        _scale(plot, lines, [height for _, height in levels], y_high, log_x=log_x, log_y=log_y)
+        places = [x for line in lines for x, *_ in (*line.points, *line.markers)]
+        if not (log_x or whole_x) and min(places, default=-1) >= 0:
+            plot.set_xlim(left=0)
+        drawn_levels = _draw_levels(plot, lines, levels, y_high)
+        _scale(plot, lines, [height for _, height in drawn_levels], y_high, log_x=log_x, log_y=log_y)
+        if y_range is not None:
+            plot.set_ylim(y_range[0] - 0.03 * (y_range[1] - y_range[0]), y_range[1] + 0.03 * (y_range[1] - y_range[0]))
+        if whole_x:
+            plot.xaxis.get_major_locator().set_params(integer=True)
         for number, (place, _) in enumerate(events, start=1):
             plot.axvline(place, color=SENTINELS["soft"], linewidth=1, dashes=(5, 3))
             plot.annotate(
@@ -129,8 +141,37 @@ def line_figure(
         named = "; ".join(f"{number}: {name}" for number, (_, name) in enumerate(events, start=1))
         note = f"{note} Upright lines: {named}.".strip()
     keys = [Key(line.name, line.style, _shape(line)) for line in lines]
-    keys += [Key(f"{name} {height:.3g}", shape="level") for name, height in levels]
+    keys += _level_keys(levels, drawn_levels)
     return Figure(drawn, caption, alt, note, tuple(keys))
+
+
+def _draw_levels(
+    plot: Any, lines: Sequence[Line], levels: Sequence[tuple[str, float]], y_high: float | None = None
+) -> list[tuple[str, float]]:
+    """Draws the levels that are not so far from the data that they would flatten it; returns them."""
+    heights = [height if y_high is None else min(height, y_high) for height in _heights(lines)]
+    low, high = min(heights, default=0.0), max(heights, default=0.0)
+    room = (high - low) * _FAR
+    near = [(name, height) for name, height in levels if low - room <= height <= high + room]
+    for _, height in near:
+        plot.axhline(height, color=SENTINELS["soft"], linewidth=1.2, dashes=(1.2, 2.4))
+    return near
+
+
+def _level_keys(levels: Sequence[tuple[str, float]], drawn: Sequence[tuple[str, float]]) -> list[Key]:
+    return [
+        Key(f"{name} {height:.3g}", shape="level")
+        if (name, height) in drawn
+        else Key(f"{name} {height:.3g}: outside the chart", shape="none")
+        for name, height in levels
+    ]
+
+
+def _heights(lines: Sequence[Line]) -> list[float]:
+    heights = [y for line in lines for _, y in line.points]
+    heights += [y for line in lines for _, low, high in line.band for y in (low, high)]
+    heights += [y for line in lines for _, _, low, high in line.markers for y in (low, high)]
+    return [y for y in heights if math.isfinite(y)]
 
 
 def _shape(line: Line) -> str:
@@ -142,7 +183,7 @@ def _draw_line(plot: Any, line: Line) -> None:
     ink = SENTINELS[colour]
     if line.band:
         x, low, high = zip(*line.band, strict=True)
-        plot.fill_between(x, low, high, color=ink, alpha=0.2, linewidth=0)
+        plot.fill_between(x, low, high, color=ink, alpha=0.15, linewidth=0)
     if line.points:
         x, y = zip(*line.points, strict=True)
         plot.plot(x, y, color=ink, dashes=dash if dash else (None, None), solid_capstyle="round")
@@ -158,10 +199,7 @@ def _draw_line(plot: Any, line: Line) -> None:
 def _scale(
     plot: Any, lines: Sequence[Line], levels: Sequence[float], y_high: float | None, *, log_x: bool, log_y: bool
 ) -> None:
-    heights = [y for line in lines for _, y in line.points]
-    heights += [y for line in lines for _, low, high in line.band for y in (low, high)]
-    heights += [y for line in lines for _, _, low, high in line.markers for y in (low, high)]
-    heights = [y for y in (*heights, *levels) if math.isfinite(y)]
+    heights = [*_heights(lines), *levels]
     if log_x:
         from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -301,14 +339,13 @@ def point_figure(
     with axes(_WIDTH, _HEIGHT - 30) as (figure, plot):
         for line in marked:
             _draw_line(plot, line)
-        for _, height in levels:
-            plot.axhline(height, color=SENTINELS["soft"], linewidth=1.2, dashes=(1.2, 2.4))
-        _scale(plot, marked, [height for _, height in levels], None, log_x=False, log_y=False)
+        drawn_levels = _draw_levels(plot, marked, levels)
+        _scale(plot, marked, [height for _, height in drawn_levels], None, log_x=False, log_y=False)
         highest = max(point.x for point in points)
         plot.set_xlim(0 if x_from_zero else None, highest * 1.08 if highest > 0 else 1)
         plot.set_xlabel(x_label)
         plot.set_ylabel(y_label)
         drawn = svg_of(figure)
     keys = [Key(point.name, point.style, "marker") for point in points]
-    keys += [Key(f"{name} {height:.3g}", shape="level") for name, height in levels]
+    keys += _level_keys(levels, drawn_levels)
     return Figure(drawn, caption, alt, note, tuple(keys))

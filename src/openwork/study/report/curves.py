@@ -15,7 +15,7 @@ from openwork.study.result import StudyResult
 
 __all__ = ["curve_figures"]
 
-_POINTS = 80
+_POINTS = 50
 """Points of a line; each is the mean of the steps around it."""
 _START = 0.1
 """Share of a curve, at its start, whose heights the axis need not show."""
@@ -48,7 +48,9 @@ def _figure(result: StudyResult, places: Places, caption: str, x_label: str, *, 
     settled = [y for line in lines for _, y in line.points[int(len(line.points) * _START) :]]
     settled += [high for line in lines for *_, high in line.band[int(len(line.band) * _START) :]]
     settled += [high for line in lines for *_, high in line.markers]
-    top = max([*settled, gzip])
+    top = max(settled)
+    if top < gzip <= top + (top - min(settled)):
+        top = gzip
     cut = any(y > top for line in lines for _, y in line.points)
     grouped = max(record.steps for record in result.records) > _POINTS
     note = "Lines: training" + (", means of neighbouring steps" if grouped else "") + "; markers: held-out text."
@@ -79,13 +81,14 @@ def _last(line: Line) -> str:
 
 
 def _line(result: StudyResult, name: str, places: Places, style: int, held_out_x: int) -> Line:
-    """One plan: mean of its seeds on a common grid, and their range."""
+    """One plan: mean and range of its seeds where they had done the same share of their steps."""
     records = result.of(name)
     curves = [_smooth(places(record), _quality(record, result.training_bytes_per_token)) for record in records]
-    grid = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), max(len(x) for x, _ in curves))
-    heights = np.stack([np.interp(grid, x, y) for x, y in curves])
+    num_points = max(len(x) for x, _ in curves)
+    x_axis = np.mean([_at_progress(x, num_points) for x, _ in curves], axis=0)
+    heights = np.stack([_at_progress(y, num_points) for _, y in curves])
     mean, low, high = heights.mean(axis=0), heights.min(axis=0), heights.max(axis=0)
-    band = tuple(zip(grid.tolist(), low.tolist(), high.tolist(), strict=True)) if len(records) > 1 else ()
+    band = tuple(zip(x_axis.tolist(), low.tolist(), high.tolist(), strict=True)) if len(records) > 1 else ()
     per_step = records[0].tokens_per_step
     # the n-th measurement of each seed together
     markers = []
@@ -93,11 +96,16 @@ def _line(result: StudyResult, name: str, places: Places, style: int, held_out_x
         heights_here = [bpb for _, _, bpb in points]
         x = np.mean([(step * per_step, seconds)[held_out_x] for step, seconds, _ in points])
         markers.append((float(x), float(np.mean(heights_here)), min(heights_here), max(heights_here)))
-    return Line(name, tuple(zip(grid.tolist(), mean.tolist(), strict=True)), band, tuple(markers), style)
+    return Line(name, tuple(zip(x_axis.tolist(), mean.tolist(), strict=True)), band, tuple(markers), style)
 
 
 def _quality(record: RunRecord, bytes_per_token: float) -> Floats:
     return np.asarray([bits_per_byte(loss, 1) / bytes_per_token for loss in record.losses])
+
+
+def _at_progress(values: Floats, num_points: int) -> Floats:
+    """The values at as many equal shares of the way; as they are where there are as many."""
+    return np.interp(np.linspace(0, 1, num_points), np.linspace(0, 1, len(values)), values)
 
 
 def _smooth(x: Floats, y: Floats) -> tuple[Floats, Floats]:

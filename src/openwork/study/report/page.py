@@ -93,9 +93,11 @@ def _svg(figure: Figure, prefix: str) -> Any:
 
 
 def _sample(key: Key) -> Any:
-    """What an entry of a legend looks like in its chart, [36 x 12]."""
+    """What an entry of a legend looks like in its chart, 36 x 12 pixels."""
     import markupsafe
 
+    if key.shape == "none":
+        return ""
     colour, dash, marker = series(key.style)
     stroke = f'style="stroke:var(--{colour});stroke-width:2.5" stroke-dasharray="{" ".join(map(str, dash))}"'
     inner = {
@@ -103,7 +105,7 @@ def _sample(key: Key) -> Any:
         "marker": f'<g style="fill:var(--{colour})">{_MARKERS[marker]}</g>',
         "both": f'<path d="M0 6h36" {stroke}/><g style="fill:var(--{colour})">{_MARKERS[marker]}</g>',
         "bar": f'<path d="M0 1h36v10h-36z" style="fill:var(--{colour})"/>',
-        "band": f'<path d="M0 1h36v10h-36z" style="fill:var(--{colour});fill-opacity:.2"/>',
+        "band": f'<path d="M0 1h36v10h-36z" style="fill:var(--{colour});fill-opacity:.15"/>',
         "level": '<path d="M0 6h36" style="stroke:var(--soft);stroke-width:1.5" stroke-dasharray="1.5 3"/>',
         "shade": f'<path d="M12 0h12v12h-12z" style="fill:var(--{colour});fill-opacity:{key.opacity:g};'
         'stroke:var(--rule)"/>',

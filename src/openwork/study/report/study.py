@@ -7,36 +7,47 @@ from typing import Any
 from openwork.study.config import DENSE
 from openwork.study.report.charts import Bar, Point, bar_figure, point_figure
 from openwork.study.report.curves import curve_figures
+from openwork.study.report.plans import plan_sections
 from openwork.study.report.values import Cell, Figure, Report, Section, Table, Words
 from openwork.study.result import Row, StudyResult
 from openwork.study.table import columns_of, table_cells
+from openwork.study.trainer import StudyData
 
 __all__ = ["study_report", "study_sections"]
 
 _MIB = 2**20
 
 
-def study_report(result: StudyResult) -> Report:
-    """The report of a study that is done; `write_report` makes a page of it."""
+def study_report(result: StudyResult, data: StudyData | None = None) -> Report:
+    """The report of a study that is done; `write_report` makes a page of it.
+
+    Args:
+        result: What was measured.
+        data: Its texts and tokens, over which the plans are drawn; `None` leaves pictures and reach out.
+    """
+    sections, figures = study_sections(result, data)
     return Report(
         title="openwork study: do all these tokens need to talk to each other?",
         lead=_asked(result),
         verdict=study_verdict(result),
-        sections=study_sections(result),
+        sections=sections,
         environment=environment_of(result),
-        figures=result.to_dict(),
+        figures=result.to_dict() | figures,
     )
 
 
-def study_sections(result: StudyResult) -> tuple[Section, ...]:
-    """The sections of a study's report, in order, for a report that shows other things too."""
-    return (
+def study_sections(result: StudyResult, data: StudyData | None = None) -> tuple[tuple[Section, ...], dict[str, Any]]:
+    """The sections of a study's report, in order, and what they show beyond the figures of `result.to_dict()`."""
+    drawn, figures = ((), {}) if data is None else plan_sections(result, data)
+    sections = (
         Section("What each plan saved and cost", "", (_table(result), Words(_meanings(result), soft=True))),
         Section("Curves", "", curve_figures(result)),
         Section("Time, memory, quality", "Down and to the left is better.", _trade_offs(result)),
+        *drawn,
         Section("Data", "", (_data(result),)),
         Section("Options", "", (_options(result),), folded=True),
     )
+    return sections, figures
 
 
 def study_verdict(result: StudyResult) -> tuple[Words, ...]:

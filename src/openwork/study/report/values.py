@@ -51,7 +51,7 @@ class Key:
     Attributes:
         name: What is drawn so.
         style: Number of the series: its colour, dash and marker.
-        shape: `line`, `marker`, `both` (line and marker), `bar`, `band`, `level`, `shade` or `tick`.
+        shape: `line`, `marker`, `both` (line and marker), `bar`, `band`, `level`, `shade`, `tick` or `none`.
         opacity: Of a `shade`.
     """
 
