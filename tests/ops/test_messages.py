@@ -87,6 +87,7 @@ LAYOUTS = [
         Window(before=2),
         f"layout is a pattern, {Window(before=2)!r}; compile it with compile_layout(pattern, q_len=8, kv_len=8).",
     ),
+    (torch.ones(8, 8, dtype=torch.bool, device="meta"), "a boolean tensor on meta, which holds no values; give one on"),
     ("causal", "layout must be a BlockLayout or a boolean tensor; got str."),
     (
         BlockLayout.from_mask(np.tri(16, dtype=bool)),

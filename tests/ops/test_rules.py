@@ -223,6 +223,20 @@ def test_func_grad_works(backend, refused_is_skipped):
         torch.testing.assert_close(one, other)
 
 
+def test_func_grad_takes_a_boolean_tensor_for_a_layout(backend):
+    inputs = make_inputs(q_len=20)
+    mask = torch.ones(20, 20, dtype=torch.bool).tril()
+
+    def loss(query, mask):
+        return sparse_attention(query, inputs.key, inputs.value, mask, backend=backend).output.square().sum()
+
+    query = inputs.query.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(query, mask), query)
+    closed_over = torch.func.grad(lambda query: loss(query, mask))(inputs.query)
+    torch.testing.assert_close(closed_over, expected)
+    torch.testing.assert_close(torch.func.grad(loss)(inputs.query, mask), expected)
+
+
 def test_double_backward_works_or_names_a_backend_that_can(backend, refused_is_skipped):
     inputs = make_inputs(q_len=20, dtype=torch.float64)
     layout = BlockLayout.from_mask(awkward_masks(20, 20)["causal"], block_size=(16, 16))

@@ -92,7 +92,7 @@ def check_layout(layout: Any, query: Tensor, key: Tensor) -> BlockLayout:
     """The layout, or the layout of a boolean tensor; raises `LayoutError` where it does not fit."""
     q_len, kv_len = query.shape[2], key.shape[2]
     if isinstance(layout, Tensor | np.ndarray):
-        layout = BlockLayout.from_mask(layout)
+        layout = BlockLayout.from_mask(_readable(layout))
     if isinstance(layout, Pattern):
         raise LayoutError(
             f"layout is a pattern, {layout!r}; compile it with compile_layout(pattern, q_len={q_len}, kv_len={kv_len})."
@@ -118,6 +118,20 @@ def check_layout(layout: Any, query: Tensor, key: Tensor) -> BlockLayout:
         if rows is not None and rows.shape[0] not in (1, batch):
             raise LayoutError(f"layout has {name} for {rows.shape[0]} sequences, but query has batch={batch}.")
     return layout
+
+
+def _readable(mask: Tensor | np.ndarray[Any, Any]) -> Tensor | np.ndarray[Any, Any]:
+    """The mask as something whose memory can be read: inside `torch.func` transforms that of a tensor cannot."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        return mask
+    if mask.is_meta:
+        raise LayoutError("layout is a boolean tensor on meta, which holds no values; give one on the CPU.")
+    try:
+        array: np.ndarray[Any, Any] = mask.detach().cpu().numpy()
+    except RuntimeError:
+        # its values can, one by one
+        array = np.array(mask.tolist(), dtype=bool).reshape(mask.shape)
+    return array
 
 
 def check_number(name: str, value: Any) -> float:
