@@ -62,6 +62,16 @@ def study(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Names of files or directories to leave out. Repeatable.")
     ] = None,
+    watts: Annotated[
+        float | None, typer.Option(help="What the device draws, for estimated energy. [default: stated by device]")
+    ] = None,
+    gco2_per_kwh: Annotated[
+        float | None, typer.Option(help="Grams of CO2e per kWh of your electricity. [default: 475, the world's mean]")
+    ] = None,
+    pue: Annotated[float | None, typer.Option(help="A data centre's power over its computers'. [default: 1]")] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="Memory that batches have to fit into, in GB. [default: the device's]")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory for checkpoints, record and report. [default: openwork-study]")
     ] = None,
@@ -95,6 +105,10 @@ def study(
         "dtype": dtype,
         "include": tuple(include or ()),
         "exclude": tuple(exclude or ()),
+        "watts": watts,
+        "gco2_per_kwh": gco2_per_kwh,
+        "pue": pue,
+        "memory_gb": memory_gb,
         "out": out,
     }
     chosen = {name: value for name, value in given.items() if value is not None}

@@ -210,7 +210,7 @@ class StudyConfig:
             object.__setattr__(self, "matrix_lr", _MATRIX_LR)
         for name, low in _AT_LEAST.items():
             value = getattr(self, name)
-            if value is not None and not value >= low:
+            if value is not None and not low <= value < float("inf"):
                 raise StudyError(f"{option(name)} must be {low} or more; got {value}.")
         for name in ("lr", "matrix_lr", "clip_norm", "seconds", "watts", "memory_gb"):
             value = getattr(self, name)

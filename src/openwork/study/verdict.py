@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from openwork.study.config import CONTROL, DENSE
+from openwork.study.details import details, interval_words
 from openwork.study.result import Row, StudyResult
 
 __all__ = ["can_tell_quality", "verdict"]
@@ -31,9 +32,10 @@ def verdict(result: StudyResult) -> list[str]:
         sentences.append(
             f"Step times of {', '.join(unsure)} are few or spread widely, as on a busy machine: speeds are uncertain."
         )
-    gzip = result.held_out.gzip_bits_per_byte
     if not counted:
         sentences.append(f"Quality is not distinguishable at this budget: {reason}.")
+    sentences += details(result)
+    gzip = result.held_out.gzip_bits_per_byte
     worse = [row for row in rows.values() if row.bits_per_byte >= gzip]
     if worse:
         names = "no plan" if len(worse) == len(rows) else f"not every plan ({', '.join(row.name for row in worse)})"
@@ -119,12 +121,12 @@ def _cost(row: Row, dense: Row, result: StudyResult, counted: bool) -> tuple[str
     if not counted:
         measured = f"It measured {figure}, which this study cannot tell apart."
         return measured, "It paid in time." if faster else "It did not pay: no time was saved."
-    noise = seed_spread(dense, row)
-    if abs(row.bits_per_byte - dense.bits_per_byte) <= noise:
-        return f"Quality is within the noise of the seeds: {figure}.", (
+    surely = interval_words(row.difference)
+    if row.difference is None or row.difference.holds_zero:
+        return f"Quality is within the noise of the seeds: {figure} ({surely}).", (
             "It paid." if faster else "It did not pay: no time was saved."
         )
-    quality = f"Quality is {100 * abs(change):.1f} % {direction}: {figure}."
+    quality = f"Quality is {100 * abs(change):.1f} % {direction}: {figure} ({surely})."
     if change < 0:
         return quality, "It paid." if faster else "It paid in quality alone: no time was saved."
     paid = "It paid in time and cost quality." if faster else "It did not pay: slower or equal, and worse."
