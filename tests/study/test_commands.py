@@ -128,7 +128,8 @@ def test_an_interruption_says_how_to_go_on(
 FLAGS = {
     "study": "--data --pattern --plan --mask --dense-steps --seq-len --batch-size --accumulate --checkpointing "
     "--optimizer --lr --matrix-lr --clip-norm --tokenizer --steps --seconds "
-    "--seed --seeds --control --model --device --dtype --include --exclude --out --fresh --json",
+    "--seed --seeds --control --model --device --dtype --include --exclude "
+    "--watts --gco2-per-kwh --pue --memory-gb --out --fresh --json",
     "demo": "--seconds --out --fresh --json",
 }
 
@@ -136,7 +137,7 @@ FLAGS = {
 @pytest.mark.parametrize("command", FLAGS)
 def test_the_options_of_a_command_are_these(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
-    found = re.findall(r"^ +(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
+    found = re.findall(r"^ +(--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)
     assert sorted(found) == sorted(FLAGS[command].split())
 
 
