@@ -80,3 +80,20 @@ REFUSED = [
 def test_a_promise_is_refused(arguments, message):
     with pytest.raises(AnnotationError, match=message):
         Declarations(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Declarations(final_flags=5), "final_flags takes a set of names; got 5"),
+        (lambda: Declarations(nondecreasing_labels=None), "nondecreasing_labels takes a set of names; got None"),
+        (lambda: Declarations(links_from=["use"]), r"links_from is a table {name: key index}; got \['use'\]"),
+    ],
+)
+def test_other_things_than_names_are_refused_in_words(make, message):
+    with pytest.raises(AnnotationError, match=message):
+        make()
+
+
+def test_names_may_come_from_a_generator():
+    assert Declarations(final_flags=(name for name in ("a", "b"))) == Declarations(final_flags={"a", "b"})

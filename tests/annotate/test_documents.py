@@ -150,3 +150,24 @@ def test_passages_see_themselves_and_the_question_everything():
     pattern = ow.Same("passage") | ow.Queries("question") | ow.Keys("question")
     allowed = ow.compile_layout(pattern, q_len=len(ids), kv_len=len(ids), annotations=notes).to_dense()[0, 0]
     assert allowed.astype(int).tolist() == [[1, 1, 0, 1], [1, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: documents([1, 2], padded_to="4"), "padded_to must be a number of tokens; got '4'"),
+        (lambda: documents_from_separators([1], np.array(0.5)), "separator_ids must be a row of integers; got float64"),
+        (lambda: passages(None, "q"), "passages takes a list of passages; got NoneType"),
+        (lambda: passage_tokens(5, [1]), "passage_tokens takes a list of passages; got int"),
+        (lambda: offsets_of({"offset_mapping": [[(0, 1)], [(0, 1)]]}, row="0"), "row='0' names no text"),
+    ],
+)
+def test_other_things_than_lists_and_numbers_are_refused_in_words(make, message):
+    with pytest.raises(AnnotationError, match=message):
+        make()
+
+
+def test_passages_and_separators_come_in_any_form():
+    assert passages((text for text in ("ab", "c")), "d?").text == "ab\n\nc\n\nd?"
+    for one in (0, np.int64(0), np.array(0), [0]):
+        assert documents_from_separators([5, 0, 7], one).labels["document"].tolist() == [0, 0, 1]

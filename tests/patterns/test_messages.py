@@ -187,6 +187,14 @@ def test_a_custom_rule_that_reads_one_side_is_a_mask_all_the_same() -> None:
 def test_annotations_say_what_is_wrong_with_them() -> None:
     for make, message in (
         (lambda: Annotations(-1), "length must be 0 or more; got -1"),
+        (lambda: Annotations("3"), "Annotations length must be 0 or more; got '3'"),
+        (lambda: Annotations(1.0), "Annotations length must be 0 or more; got 1.0"),
+        (lambda: Annotations(1, kv_length=-1), "Annotations kv_length must be 0 or more; got -1"),
+        (lambda: Annotations(2, flags=[1, 0]), "Annotations flags is a table {name: values}; got list"),
+        (lambda: Annotations(2, flags={"a": [1, [0]]}), "flag 'a' must have rows of equal length"),
+        (lambda: Annotations(1, labels={"a": np.array([2**63], dtype=np.uint64)}), "label 'a' must fit into 64 bits"),
+        (lambda: Annotations(2).prefix("1"), "prefix stop must be between 0 and the length 2; got '1'"),
+        (lambda: Annotations(2).merged({}), "annotations merge with annotations; got dict"),
         (
             lambda: Annotations(3, flags={"a": [True]}),
             r"flag 'a' has shape \[1\], but the annotations are for length=3",

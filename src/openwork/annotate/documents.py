@@ -53,6 +53,8 @@ def documents(
         raise AnnotationError(f"document {number} has {int(sizes[number])} tokens; lengths are 0 or more.")
     total = int(sizes.sum())
     length = total if padded_to is None else padded_to
+    if isinstance(length, bool) or not isinstance(length, int | np.integer):
+        raise AnnotationError(f"padded_to must be a number of tokens; got {padded_to!r}.")
     if length < total:
         raise AnnotationError(f"the documents have {total} tokens, more than padded_to={padded_to}.")
     label = np.full(length, -1, dtype=np.int64)
@@ -83,7 +85,12 @@ def documents_from_separators(
         [0, 0, 0, 1, 1]
     """
     ids = _whole_numbers("token_ids", token_ids)
-    marks = _whole_numbers("separator_ids", [separator_ids] if isinstance(separator_ids, int) else separator_ids)
+    ids_of_separators: Any = separator_ids
+    if isinstance(separator_ids, int):
+        ids_of_separators = [separator_ids]
+    elif getattr(separator_ids, "ndim", 1) == 0:  # an array or a tensor of one number
+        ids_of_separators = [ids_of_separators.item()]
+    marks = _whole_numbers("separator_ids", ids_of_separators)
     if not len(marks):
         raise AnnotationError("separator_ids names no token; give the id of the token between documents.")
     starts = np.isin(ids, marks)

@@ -151,8 +151,8 @@ def _one_row(rows: Any, num_rows: int, row: int | None) -> Any:
         row = 0
     if row is None:
         raise AnnotationError(f"the encoding holds {num_rows} texts; say which with row=0 to row={num_rows - 1}.")
-    if not 0 <= row < num_rows:
-        raise AnnotationError(f"row={row} names no text of an encoding that holds {num_rows}.")
+    if not isinstance(row, int | np.integer) or not 0 <= row < num_rows:
+        raise AnnotationError(f"row={row!r} names no text of an encoding that holds {num_rows}.")
     return rows[row]
 
 

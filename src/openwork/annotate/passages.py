@@ -108,8 +108,7 @@ def passages(texts: Sequence[str], question: str, *, separator: str = "\n\n", qu
         raise AnnotationError(
             "passages takes a list of passages; got a single string. Write passages([text], question)."
         )
-    if not len(texts):
-        raise AnnotationError("passages needs at least one passage; got none.")
+    texts = _listed("passages", texts)
     named = [*((f"passage {number}", text) for number, text in enumerate(texts)), ("the question", question)]
     for what, text in (*named, ("the separator", separator)):
         if not isinstance(text, str):
@@ -146,8 +145,7 @@ def passage_tokens(
         >>> ids.tolist(), notes.labels["passage"].tolist(), notes.flags["question"].tolist()
         ([7, 8, 9, 5, 6], [0, 0, 1, -1, -1], [False, False, False, True, True])
     """
-    if not len(token_ids):
-        raise AnnotationError("passage_tokens needs at least one passage; got none.")
+    token_ids = _listed("passage_tokens", token_ids)
     rows = [_whole_numbers(f"passage {number}", row) for number, row in enumerate(token_ids)]
     labels = [np.full(len(row), number) for number, row in enumerate(rows)]
     question = _whole_numbers("the question", question_ids)
@@ -157,3 +155,13 @@ def passage_tokens(
     label = np.concatenate(labels)
     asked = np.concatenate([np.full(len(row), number == place) for number, row in enumerate(rows)])
     return np.concatenate(rows), Annotations(len(label), flags={"question": asked}, labels={"passage": label})
+
+
+def _listed(owner: str, passages: Any) -> list[Any]:
+    try:
+        listed = list(passages)
+    except TypeError:
+        raise AnnotationError(f"{owner} takes a list of passages; got {type(passages).__name__}.") from None
+    if not listed:
+        raise AnnotationError(f"{owner} needs at least one passage; got none.")
+    return listed

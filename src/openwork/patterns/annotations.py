@@ -53,8 +53,14 @@ class Annotations:
     kv_length: int | None = None
 
     def __post_init__(self) -> None:
-        if self.length < 0:
-            raise AnnotationError(f"Annotations length must be 0 or more; got {self.length}.")
+        object.__setattr__(self, "length", _count("Annotations length", self.length))
+        if self.kv_length is not None:
+            object.__setattr__(self, "kv_length", _count("Annotations kv_length", self.kv_length))
+        for kind in ("flags", "labels", "links"):
+            if not isinstance(getattr(self, kind), Mapping):
+                raise AnnotationError(
+                    f"Annotations {kind} is a table {{name: values}}; got {type(getattr(self, kind)).__name__}."
+                )
         kinds: dict[str, dict[str, npt.NDArray[Any]]] = {
             "flags": {name: _flag(name, values, self.length) for name, values in self.flags.items()},
             "labels": {name: _label(name, values, self.length) for name, values in self.labels.items()},
@@ -77,8 +83,8 @@ class Annotations:
         >>> notes.prefix(5).links["use"].tolist()
         [[4, 5, 0, 2]]
         """
-        if not 0 <= stop <= self.length:
-            raise AnnotationError(f"prefix stop must be between 0 and the length {self.length}; got {stop}.")
+        if not isinstance(stop, int | np.integer) or not 0 <= stop <= self.length:
+            raise AnnotationError(f"prefix stop must be between 0 and the length {self.length}; got {stop!r}.")
         ends = [stop, stop, self.kv_length or stop, self.kv_length or stop]
         return Annotations(
             length=stop,
@@ -90,6 +96,8 @@ class Annotations:
 
     def merged(self, other: Annotations) -> Annotations:
         """These facts and those of `other`, which must describe the same tokens under other names."""
+        if not isinstance(other, Annotations):
+            raise AnnotationError(f"annotations merge with annotations; got {type(other).__name__}.")
         if other.length != self.length:
             raise AnnotationError(
                 f"annotations of {self.length} and {other.length} tokens do not describe the same sequence."
@@ -131,12 +139,21 @@ class Annotations:
         return f"<Annotations {', '.join(parts)}>"
 
 
+def _count(argument: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise AnnotationError(f"{argument} must be 0 or more; got {value!r}.")
+    return int(value)
+
+
 def _array(kind: str, name: str, values: Any) -> npt.NDArray[Any]:
     if not isinstance(name, str) or not name:
         raise AnnotationError(f"{kind} names are non-empty strings; got {name!r}.")
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError:  # rows of unequal length
+        raise AnnotationError(f"{kind} {name!r} must have rows of equal length.") from None
 
 
 def _per_token(kind: str, name: str, values: Any, length: int) -> npt.NDArray[Any]:
@@ -162,6 +179,8 @@ def _label(name: str, values: Any, length: int) -> IntArray:
     array = _per_token("label", name, values, length)
     if array.size and array.dtype.kind not in "iub":
         raise AnnotationError(f"label {name!r} must be an integer for each token; got {array.dtype} values.")
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise AnnotationError(f"label {name!r} must fit into 64 bits with a sign; got {array.max()}.")
     return array.astype(np.int64)
 
 

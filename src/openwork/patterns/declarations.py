@@ -47,6 +47,8 @@ class Declarations:
     def __post_init__(self) -> None:
         object.__setattr__(self, "final_flags", _names("final_flags", self.final_flags))
         object.__setattr__(self, "nondecreasing_labels", _names("nondecreasing_labels", self.nondecreasing_labels))
+        if not isinstance(self.links_from, Mapping):
+            raise AnnotationError(f"links_from is a table {{name: key index}}; got {self.links_from!r}.")
         _names("links_from", self.links_from)
         for name, first in self.links_from.items():
             if isinstance(first, bool) or not isinstance(first, int | np.integer) or first < 0:
@@ -132,6 +134,9 @@ class Declarations:
 def _names(argument: str, names: Iterable[str]) -> frozenset[str]:
     if isinstance(names, str):
         raise AnnotationError(f"{argument} takes a set of names; got the single string {names!r}. Write {{{names!r}}}.")
+    if not isinstance(names, Iterable):
+        raise AnnotationError(f"{argument} takes a set of names; got {names!r}.")
+    names = list(names)
     for name in names:
         if not isinstance(name, str) or not name:
             raise AnnotationError(f"{argument} holds names, non-empty strings; got {name!r}.")
