@@ -109,3 +109,8 @@ def test_no_tokens_and_no_text_are_fine():
     notes = to_tokens(facts, "", [])
     assert (notes.length, notes.names) == (0, ("flag", "label", "link"))
     assert to_tokens(facts, "", [(0, 0)]).labels["label"].tolist() == [-1]
+
+
+def test_a_span_that_ends_before_it_starts_is_no_span():
+    facts = CharacterFacts(flags={"flag": [(4, 1), (0, 5)]})
+    assert to_tokens(facts, "abcdef", byte_offsets("abcdef")).flags["flag"].tolist() == [True] * 5 + [False]

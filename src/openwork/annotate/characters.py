@@ -122,7 +122,7 @@ def _flag(tokens: _Tokens, spans: Sequence[tuple[int, int]], length: int) -> Boo
     if spans:
         first, stop = np.array(spans, dtype=np.int64).T
         np.add.at(change, np.minimum(first, length), 1)
-        np.add.at(change, np.minimum(stop, length), -1)
+        np.add.at(change, np.minimum(np.maximum(first, stop), length), -1)
     flagged = np.r_[0, np.cumsum(np.cumsum(change[:-1]) > 0)]
     return np.asarray(tokens.real & (flagged[tokens.stop] > flagged[tokens.first]))
 

@@ -21,7 +21,8 @@ class Definition:
         name: What is defined.
         first: Where the definition starts, after the indentation.
         known: From here on the text says that this line defines something; the flag starts here.
-        stop: Where the line ends, the line ending left out.
+        stop: Where the line ends, the line ending left out; `known` or further where only a later line shows that
+            something is defined (the brace of a C function on a line of its own), for there the flag stands.
     """
 
     name: str
