@@ -76,31 +76,31 @@ def inputs(length: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     return [torch.randn(shape, requires_grad=True) for _ in range(3)], torch.randn(shape)
 
 
-def timed(forward, leaves: list[torch.Tensor], gradient: torch.Tensor) -> tuple[float, float]:
-    """Seconds of the forward and the backward pass."""
-    start = time.perf_counter()
+def timed(forward, leaves: list[torch.Tensor], gradient: torch.Tensor, clock=time.perf_counter) -> tuple[float, float]:
+    """Seconds of the forward and the backward pass, by `clock`."""
+    start = clock()
     output = forward(*leaves)
-    middle = time.perf_counter()
+    middle = clock()
     torch.autograd.grad(output, leaves, gradient)
-    return middle - start, time.perf_counter() - middle
+    return middle - start, clock() - middle
 
 
 def dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
-def compare(length: int, repeats: int) -> list[dict[str, object]]:
+def compare(length: int, repeats: int, clock=time.perf_counter) -> list[dict[str, object]]:
     """Interleaved timings of dense and every pattern at one length."""
     leaves, gradient = inputs(length)
     layouts = compiled(length)
     runs = {"dense": dense}
     for name, (layout, _) in layouts.items():
         runs[name] = lambda q, k, v, layout=layout: sparse_attention(q, k, v, layout, backend="gather").output
-    first = {name: sum(timed(forward, leaves, gradient)) for name, forward in runs.items()}
+    first = {name: sum(timed(forward, leaves, gradient, clock)) for name, forward in runs.items()}
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, forward in runs.items():
-            samples[name].append(timed(forward, leaves, gradient))
+            samples[name].append(timed(forward, leaves, gradient, clock))
     dense_s = statistics.median(sum(sample) for sample in samples["dense"])
     rows = []
     for name, (layout, compile_s) in layouts.items():
@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="8192,16384")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--processor", action="store_true", help="seconds of the processor, for a machine that is busy")
     parser.add_argument("--report", type=Path, help="also write the tables to this Markdown file")
     parser.add_argument("--memory", metavar="PATTERN", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -220,8 +221,9 @@ def main() -> None:
         print(json.dumps(extra_memory(options.memory, lengths[0])))
         return
     torch.set_num_threads(options.threads)
-    about = environment(options.threads)
-    rows = [row for length in lengths for row in compare(length, options.repeats)]
+    clock = time.process_time if options.processor else time.perf_counter
+    about = {**environment(options.threads), "clock": clock.__name__}
+    rows = [row for length in lengths for row in compare(length, options.repeats, clock)]
     used = memory()
     text = table(rows, used)
     print(text)
