@@ -17,6 +17,7 @@ _WIDTH, _HEIGHT = 400.0, 280.0
 _BAR_PX, _GROUP_GAP_PX = 17.0, 12.0
 _SHORT_NAME = 12
 """Letters up to which the names of series are written at the ends of their bars."""
+_MOST_TICKS = 6
 _FAR = 0.8
 """How far from the data a level may lie to be drawn, as a share of the data's range."""
 _ROOM = 0.06
@@ -204,7 +205,9 @@ def _scale(
         from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
         plot.set_xscale("log", base=2)
-        plot.xaxis.set_major_locator(LogLocator(base=2))
+        places = [x for line in lines for x, *_ in (*line.points, *line.markers)]
+        octaves = math.log2(max(places) / min(places)) if places else 1.0
+        plot.xaxis.set_major_locator(LogLocator(base=2 ** max(1, math.ceil(octaves / _MOST_TICKS))))
         plot.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         plot.xaxis.set_minor_locator(NullLocator())
     else:

@@ -58,10 +58,11 @@ def _figure(result: StudyResult, places: Places, caption: str, x_label: str, *, 
         note += f" Bands and whiskers: lowest to highest of {result.config.seeds} seeds; lines are their mean."
     if cut:
         note += " The steep start is cut off."
-    events = []
+    axis = ("tokens", "seconds")[held_out_x]
+    events = _crossings(result, axis)
     if result.config.dense_steps and held_out_x == 0:
         per_step = result.records[0].tokens_per_step
-        events = [(float(result.config.dense_steps * per_step), "dense until here, then each plan's own pattern")]
+        events.append((float(result.config.dense_steps * per_step), "dense until here, then each plan's own pattern"))
     ends = "; ".join(f"{line.name} ends at {line.points[-1][1]:.3f} in training, {_last(line)}" for line in lines)
     return line_figure(
         lines,
@@ -74,6 +75,17 @@ def _figure(result: StudyResult, places: Places, caption: str, x_label: str, *, 
         events=events,
         y_high=top,
     )
+
+
+def _crossings(result: StudyResult, axis: str) -> list[tuple[float, str]]:
+    """Where held-out curves last cross that of dense attention."""
+    events = []
+    for row in result.rows:
+        found = row.crossing_tokens if axis == "tokens" else row.crossing_seconds
+        if found is not None and found.at is not None:
+            ahead = row.name if found.ahead == "plan" else "dense"
+            events.append((found.at, f"held-out curves of {row.name} and dense cross, {ahead} is ahead from here"))
+    return events
 
 
 def _last(line: Line) -> str:

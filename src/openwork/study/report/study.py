@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from openwork.study.config import DENSE
+from openwork.study.practice import ACCELERATORS
 from openwork.study.report.charts import Bar, Point, bar_figure, point_figure
+from openwork.study.report.context import context_sections
 from openwork.study.report.curves import curve_figures
 from openwork.study.report.plans import plan_sections
 from openwork.study.report.values import Cell, Figure, Report, Section, Table, Words
@@ -43,6 +45,8 @@ def study_sections(result: StudyResult, data: StudyData | None = None) -> tuple[
         Section("What each plan saved and cost", "", (_table(result), Words(_meanings(result), soft=True))),
         Section("Curves", "", curve_figures(result)),
         Section("Time, memory, quality", "Down and to the left is better.", _trade_offs(result)),
+        *context_sections(result),
+        Section("In practice", "", (_practice(result), Words(_assumed(result), soft=True))),
         *drawn,
         Section("Data", "", (_data(result),)),
         Section("Options", "", (_options(result),), folded=True),
@@ -152,6 +156,48 @@ def _speed_ups(rows: list[Row]) -> Figure:
         x_label="times as fast as dense",
         note="Ideal: FLOPs of a dense step over this plan's; matrices do not get sparser.",
         levels=[("dense", 1.0)],
+    )
+
+
+def _practice(result: StudyResult) -> Table:
+    rows = result.rows
+    table: list[tuple[str | Cell, ...]] = [
+        (
+            Cell("hours per epoch", "every training token once, at the measured speed"),
+            *(f"{row.practice.hours_per_epoch:.3g}" for row in rows),
+        ),
+        (
+            Cell("accelerators", f"for what {ACCELERATORS} do with dense attention in the same time"),
+            *(str(row.practice.accelerators) for row in rows),
+        ),
+    ]
+    if any(row.practice.largest_batch is not None for row in rows):
+        memory = f" in {result.memory_bytes / 1e9:,.0f} GB" if result.memory_bytes else ""
+        table.append(
+            (
+                Cell("largest batch", f"sequences of a step that fit{memory}; estimated from one measurement"),
+                *("-" if row.practice.largest_batch is None else f"{row.practice.largest_batch:,}" for row in rows),
+            )
+        )
+    table += [
+        (
+            Cell("energy", "watt-hours per million training tokens; estimated"),
+            *(f"{row.energy.wh_per_million_tokens:.3g}" for row in rows),
+        ),
+        (Cell("CO2e", "grams for the whole run; estimated"), *(f"{row.energy.co2e_g:.3g}" for row in rows)),
+        (
+            Cell("tokens to dense", "training tokens until the quality of dense attention's end"),
+            *("-" if row.energy.tokens_to_dense is None else f"{row.energy.tokens_to_dense:,.0f}" for row in rows),
+        ),
+    ]
+    return Table(("", *(row.name for row in rows)), tuple(table), "What it comes to")
+
+
+def _assumed(result: StudyResult) -> str:
+    power, config = result.power, result.config
+    return (
+        f"Energy is estimated: time x {power.watts:g} W ({power.reason}) x {config.pue:g} for the building; "
+        f"{config.gco2_per_kwh:g} g CO2e for each kWh."
     )
 
 
