@@ -18,6 +18,8 @@ _BAR_PX, _GROUP_GAP_PX = 17.0, 12.0
 _SHORT_NAME = 12
 """Letters up to which the names of series are written at the ends of their bars."""
 _MOST_TICKS = 6
+_NUMBER_ROOM = 0.05
+"""Share of a chart's width that the number of an event takes."""
 _FAR = 0.8
 """How far from the data a level may lie to be drawn, as a share of the data's range."""
 _ROOM = 0.06
@@ -109,8 +111,8 @@ def line_figure(
         y_label: What y is, with the unit.
         note: How to read it.
         levels: Names and heights at which thin lines are drawn across; one far from all data is only named.
-        events: Places and short names of things that happened, drawn as upright lines numbered from 1; the note names
-            them.
+        events: Places and short names of things that happened, drawn as upright lines numbered from 1 in their order;
+            the note names them.
         y_high: Highest y to show, where what is higher would flatten the rest.
         y_range: Lowest and highest y to show, such as 0 and 1 for a share; what the data needs by default.
         whole_x: Whether x counts things, so that only whole numbers are marked.
@@ -129,12 +131,8 @@ def line_figure(
             plot.set_ylim(y_range[0] - 0.03 * (y_range[1] - y_range[0]), y_range[1] + 0.03 * (y_range[1] - y_range[0]))
         if whole_x:
             plot.xaxis.get_major_locator().set_params(integer=True)
-        for number, (place, _) in enumerate(events, start=1):
-            plot.axvline(place, color=SENTINELS["soft"], linewidth=1, dashes=(5, 3))
-            plot.annotate(
-                str(number), (place, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points",
-                ha="center", va="bottom", fontsize=FONT_PX - 1.5, annotation_clip=False,
-            )  # fmt: skip
+        events = sorted(events)
+        _draw_events(plot, [place for place, _ in events])
         plot.set_xlabel(x_label)
         plot.set_ylabel(y_label)
         drawn = svg_of(figure)
@@ -144,6 +142,21 @@ def line_figure(
     keys = [Key(line.name, line.style, _shape(line)) for line in lines]
     keys += _level_keys(levels, drawn_levels)
     return Figure(drawn, caption, alt, note, tuple(keys))
+
+
+def _draw_events(plot: Any, places: Sequence[float]) -> None:
+    """An upright line for each, numbered above the chart; a number that has no room beside the last stands higher."""
+    low, high = plot.get_xlim()
+    taken: list[float] = []  # how far to the right each row of numbers is used, as a share of the width
+    for number, place in enumerate(places, start=1):
+        plot.axvline(place, color=SENTINELS["soft"], linewidth=1, dashes=(5, 3))
+        share = (place - low) / (high - low)
+        row = next((n for n, end in enumerate(taken) if share - end > _NUMBER_ROOM), len(taken))
+        taken[row : row + 1] = [share]
+        plot.annotate(
+            str(number), (place, 1), xycoords=("data", "axes fraction"), xytext=(0, 2 + row * FONT_PX),
+            textcoords="offset points", ha="center", va="bottom", fontsize=FONT_PX - 1.5, annotation_clip=False,
+        )  # fmt: skip
 
 
 def _draw_levels(

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openwork.measure import bits_per_byte
+from openwork.study.config import CONTROL
 from openwork.study.record import RunRecord
 from openwork.study.report.charts import Line, line_figure
 from openwork.study.report.values import Figure
@@ -47,13 +48,16 @@ def _figure(result: StudyResult, places: Places, caption: str, x_label: str, *, 
     gzip = result.held_out.gzip_bits_per_byte
     settled = [y for line in lines for _, y in line.points[int(len(line.points) * _START) :]]
     settled += [high for line in lines for *_, high in line.band[int(len(line.band) * _START) :]]
-    settled += [high for line in lines for *_, high in line.markers]
+    settled += [high for line in lines for *_, high in line.markers[len(line.markers) // 3 :]]
     top = max(settled)
     if top < gzip <= top + (top - min(settled)):
         top = gzip
-    cut = any(y > top for line in lines for _, y in line.points)
+    cut = any(y > top for line in lines for _, y in line.points) or any(
+        m[1] > top for line in lines for m in line.markers
+    )
     grouped = max(record.steps for record in result.records) > _POINTS
-    note = "Lines: training" + (", means of neighbouring steps" if grouped else "") + "; markers: held-out text."
+    note = "Lines: training" + (", means of neighbouring steps" if grouped else "") + "; markers: held-out text"
+    note += ", its first part on the way." if result.held_out.curve_num_bytes else "."
     if result.config.seeds > 1:
         note += f" Bands and whiskers: lowest to highest of {result.config.seeds} seeds; lines are their mean."
     if cut:
@@ -81,6 +85,8 @@ def _crossings(result: StudyResult, axis: str) -> list[tuple[float, str]]:
     """Where held-out curves last cross that of dense attention."""
     events = []
     for row in result.rows:
+        if row.name == CONTROL:
+            continue
         found = row.crossing_tokens if axis == "tokens" else row.crossing_seconds
         if found is not None and found.at is not None:
             ahead = row.name if found.ahead == "plan" else "dense"

@@ -56,11 +56,16 @@ def study_sections(result: StudyResult, data: StudyData | None = None) -> tuple[
 
 def study_verdict(result: StudyResult) -> tuple[Words, ...]:
     """The verdict, each plan's name set apart."""
-    names = {row.name for row in result.rows}
+    # longer names first: "window + definitions" begins with "window"
+    names = sorted((row.name for row in result.rows), key=len, reverse=True)
     words = []
     for sentence in result.verdict.split("\n"):
-        lead, colon, rest = sentence.partition(": ")
-        words.append(Words(rest, lead) if colon and lead in names else Words(sentence))
+        name = next((name for name in names if sentence.startswith((f"{name}: ", f"{name} "))), None)
+        if name is None:
+            words.append(Words(sentence))
+        else:
+            joint = ": " if sentence.startswith(f"{name}: ") else " "
+            words.append(Words(sentence[len(name) + len(joint) :], name, joint=joint))
     return tuple(words)
 
 
@@ -195,9 +200,10 @@ def _practice(result: StudyResult) -> Table:
 
 def _assumed(result: StudyResult) -> str:
     power, config = result.power, result.config
+    building = f" x {config.pue:g} for the building" if config.pue != 1 else ""
     return (
-        f"Energy is estimated: time x {power.watts:g} W ({power.reason}) x {config.pue:g} for the building; "
-        f"{config.gco2_per_kwh:g} g CO2e for each kWh."
+        f"Energy is estimated: time x {power.watts:g} W ({power.reason}){building}; {config.gco2_per_kwh:g} g CO2e for "
+        "each kWh."
     )
 
 

@@ -19,12 +19,14 @@ class Words:
     Attributes:
         text: The words.
         lead: What they are about, set in bold before them.
+        joint: What stands between the two.
         soft: Whether they only explain what stands beside them.
     """
 
     text: str
     lead: str = ""
     soft: bool = False
+    joint: str = ": "
 
 
 @dataclass(frozen=True)
