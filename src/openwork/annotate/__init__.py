@@ -21,6 +21,7 @@ from openwork.annotate.manual import manual_headings
 from openwork.annotate.markdown import markdown_headings
 from openwork.annotate.offsets import byte_offsets, check_offsets, offsets_of
 from openwork.annotate.passages import Passages, passage_tokens, passages
+from openwork.annotate.prefixes import FutureFact, future_facts
 from openwork.annotate.python import Python, python_source
 from openwork.annotate.rst import rst_headings
 from openwork.annotate.sequences import fasta_records, fastq_records
@@ -34,6 +35,7 @@ __all__ = [
     "CharacterFacts",
     "CharacterLink",
     "Definition",
+    "FutureFact",
     "Heading",
     "Passages",
     "Python",
@@ -53,6 +55,7 @@ __all__ = [
     "documents_from_separators",
     "fasta_records",
     "fastq_records",
+    "future_facts",
     "heading_annotator",
     "html_headings",
     "is_causal",

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from openwork.annotate import check_offsets
+from openwork.annotate import check_offsets, future_facts
 from openwork.patterns.annotations import Annotations
 
 __all__ = ["assert_causal_annotator"]
@@ -43,50 +41,11 @@ def assert_causal_annotator(
         >>> assert_causal_annotator(markdown_headings, text, byte_offsets(text))
     """
     spans = check_offsets(text, offsets)
-    whole = annotator(text, spans)
-    for cut in _cuts(len(spans), max_cuts, seed):
-        end = int(spans[:cut, 1].max(initial=0))
-        if difference := _difference(annotator(text[:end], spans[:cut]), whole.prefix(cut)):
-            name = getattr(annotator, "name", None) or getattr(annotator, "__name__", repr(annotator))
-            raise AssertionError(
-                f"annotator {name!r} is not causal: cut after token {cut} of {len(spans)}, which ends "
-                f"{text[max(0, end - 40) : end]!r} (next is {text[end : end + 20]!r}), {difference}"
-            )
-
-
-def _cuts(length: int, max_cuts: int | None, seed: int) -> list[int]:
-    if max_cuts is None or length + 1 <= max_cuts:
-        return list(range(length + 1))
-    drawn = np.random.default_rng(seed).choice(length, size=max_cuts - 2, replace=False)
-    return sorted({*drawn.tolist(), length - 1, length})
-
-
-def _difference(prefix: Annotations, whole: Annotations) -> str:
-    """What the prefix says otherwise than the whole text; empty where they agree."""
-    if prefix == whole:
-        return ""
-    if prefix.length != whole.length:
-        return f"the prefix has facts for {prefix.length} tokens."
-    for kind, mine, theirs in (
-        ("flag", prefix.flags, whole.flags),
-        ("label", prefix.labels, whole.labels),
-    ):
-        for name in sorted({*mine, *theirs}):
-            if name not in mine or name not in theirs:
-                return f"{kind} {name!r} is made of one text and not of the other."
-            (tokens,) = np.nonzero(mine[name] != theirs[name])
-            if len(tokens):
-                token = int(tokens[0])
-                return (
-                    f"{kind} {name!r} of token {token} is {mine[name][token]} by the prefix and {theirs[name][token]} "
-                    "by the whole text."
-                )
-    for name in sorted({*prefix.links, *whole.links}):
-        if name not in prefix.links or name not in whole.links:
-            return f"links {name!r} are made of one text and not of the other."
-        alone = {tuple(row) for row in prefix.links[name].tolist()} ^ {tuple(row) for row in whole.links[name].tolist()}
-        if alone:
-            row = min(alone)
-            side = "the prefix" if list(row) in prefix.links[name].tolist() else "the whole text"
-            return f"links {name!r} hold {list(row)} by {side} alone."
-    return "they differ."
+    found = next((fact for fact in future_facts(annotator, text, spans, max_cuts=max_cuts, seed=seed) if fact), None)
+    if found is not None:
+        name = getattr(annotator, "name", None) or getattr(annotator, "__name__", repr(annotator))
+        raise AssertionError(
+            f"annotator {name!r} is not causal: cut after token {found.cut} of {len(spans)}, which ends "
+            f"{text[max(0, found.end - 40) : found.end]!r} (next is {text[found.end : found.end + 20]!r}), "
+            f"{found.difference}"
+        )
