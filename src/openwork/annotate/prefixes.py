@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from openwork.annotate.offsets import check_offsets
-from openwork.patterns.annotations import Annotations
+from openwork.patterns.annotations import Annotations, IntArray
 
 __all__ = ["FutureFact", "future_facts"]
 
@@ -36,6 +36,7 @@ def future_facts(
     *,
     max_cuts: int | None = 400,
     seed: int = 0,
+    near_facts: bool = False,
     names: tuple[str, ...] | None = None,
 ) -> Iterator[FutureFact | None]:
     r"""For each cut of a text, what its annotator knows of the future there; None is nothing.
@@ -50,6 +51,7 @@ def future_facts(
         max_cuts: Cut after every token up to this many cuts; of a longer text, after so many tokens drawn by `seed`,
             the last ones always among them. `None` cuts after every token.
         seed: Draws the cuts.
+        near_facts: Draw half of the cuts right behind tokens where a fact begins or ends; there few cuts show most.
         names: Facts that are compared; `None` compares all.
 
     Examples:
@@ -60,10 +62,24 @@ def future_facts(
     """
     spans = check_offsets(text, offsets)
     whole = _chosen(annotator(text, spans), names)
-    for cut in _cuts(len(spans), max_cuts, seed):
+    cuts = _cuts(len(spans), max_cuts, seed)
+    if near_facts and max_cuts is not None and len(cuts) <= len(spans):
+        telling = np.random.default_rng(seed).permutation(_changes(whole))[: max_cuts // 2].tolist()
+        cuts = sorted({*telling, *_cuts(len(spans), max_cuts - len(telling), seed)})
+    for cut in cuts:
         end = int(spans[:cut, 1].max(initial=0))
         difference = _difference(_chosen(annotator(text[:end], spans[:cut]), names), whole.prefix(cut))
         yield FutureFact(cut, end, difference) if difference else None
+
+
+def _changes(notes: Annotations) -> IntArray:
+    """Cuts right behind each token whose facts are not those of the token before it."""
+    begins = [np.zeros(0, dtype=np.int64)]
+    for values in (*notes.flags.values(), *notes.labels.values()):
+        begins.append(np.flatnonzero(values[1:] != values[:-1]) + 1)
+    begins += [rows[:, 0] for rows in notes.links.values()]
+    changes: IntArray = np.unique(np.concatenate(begins)) + 1
+    return changes
 
 
 def _chosen(notes: Annotations, names: tuple[str, ...] | None) -> Annotations:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from openwork.annotate import CharacterFacts, CharacterLink, SourceFacts, check_offsets, to_tokens
-from openwork.check.layers import Layers, layers_of
+from openwork.check.layers import layers_of
 from openwork.check.walk import Progress, walk
 from openwork.errors import AnnotationError, ArgumentError
 from openwork.layout.data import BlockLayout
@@ -18,7 +18,7 @@ from openwork.patterns.annotations import Annotations, IntArray
 from openwork.patterns.base import Pattern
 from openwork.plan import Plan
 
-__all__ = ["TextLink", "links_in_text", "missed_links", "trace", "trace_links"]
+__all__ = ["TextLink", "WatchedLinks", "links_in_text", "missed_links", "trace_links"]
 
 _LONGEST_NAME = 60
 
@@ -141,31 +141,45 @@ def trace_links(
         ArgumentError: A link leaves the sequence, or another argument is none.
         AnnotationError: A pattern reads an annotation that is missing or of another length.
     """
-    return trace(layers_of(subject, length, layers, annotations), links, progress)
+    model = layers_of(subject, length, layers, annotations)
+    watch = WatchedLinks(links, model.length)
+    result = walk(
+        model.runs,
+        model.order,
+        model.length,
+        np.unique(watch.keys),
+        causal=model.causal,
+        watch=(watch.queries, watch.keys),
+        progress=progress,
+    )
+    return watch.with_hops(result.hops)
 
 
-def trace(model: Layers, links: Sequence[TextLink], progress: Progress | None = None) -> tuple[TextLink, ...]:
-    """`trace_links` over layers."""
-    if not links:
-        return ()
-    first, stop, query = (
-        np.array(column, dtype=np.int64) for column in zip(*((*link.keys, link.query) for link in links), strict=True)
-    )
-    if first.min() < 0 or max(stop.max(), query.max() + 1) > model.length or (stop <= first).any():
-        raise ArgumentError(f"links must lead from tokens to tokens of the {model.length} that there are.")
-    count = stop - first
-    keys = np.arange(int(count.sum())) + np.repeat(first - (np.cumsum(count) - count), count)
-    columns = np.unique(keys)
-    watch = np.repeat(query, count), keys
-    found = walk(
-        model.runs, model.order, model.length, columns, causal=model.causal, watch=watch, progress=progress
-    ).hops
-    starts = np.cumsum(count) - count
-    most, least = np.maximum.reduceat(found, starts), np.minimum.reduceat(found, starts)
-    return tuple(
-        replace(link, hops=None if low < 0 else int(high))
-        for link, low, high in zip(links, least.tolist(), most.tolist(), strict=True)
-    )
+class WatchedLinks:
+    """Links as the pairs that a walk watches; a link is as far as the farthest of its keys."""
+
+    def __init__(self, links: Sequence[TextLink], length: int) -> None:
+        self.links = links
+        rows = np.array([(link.query, *link.keys) for link in links], dtype=np.int64).reshape(-1, 3)
+        query, first, stop = rows.T
+        if len(rows) and (first.min() < 0 or query.min() < 0 or rows.max() > length or query.max() == length):
+            raise ArgumentError(f"links must lead from tokens to tokens of the {length} that there are.")
+        if (stop <= first).any():
+            raise ArgumentError("a link must lead to one token or more: keys=(first, stop) with first < stop.")
+        count = stop - first
+        self._starts = np.cumsum(count) - count
+        self.queries: IntArray = np.repeat(query, count)
+        self.keys: IntArray = np.arange(int(count.sum())) + np.repeat(first - self._starts, count)
+
+    def with_hops(self, hops: IntArray) -> tuple[TextLink, ...]:
+        """The links with the layers that they take, from those of the pairs."""
+        if not self.links:
+            return ()
+        most, least = np.maximum.reduceat(hops, self._starts), np.minimum.reduceat(hops, self._starts)
+        return tuple(
+            replace(link, hops=None if low < 0 else int(high))
+            for link, low, high in zip(self.links, least.tolist(), most.tolist(), strict=True)
+        )
 
 
 def missed_links(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from openwork.check.layers import Layers, layers_of
+from openwork.check.links import TextLink, WatchedLinks
 from openwork.check.walk import Progress, walk
 from openwork.errors import ArgumentError
 from openwork.layout.data import BlockLayout
@@ -15,7 +17,7 @@ from openwork.patterns.annotations import Annotations
 from openwork.patterns.base import Pattern
 from openwork.plan import Plan
 
-__all__ = ["Reach", "predicted_accuracy", "reach_of", "reachability"]
+__all__ = ["Reach", "predicted_accuracy", "reach_and_hops", "reachability"]
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,29 @@ def reachability(
         >>> reachability(ow.Chunk(4), 8).hops is None
         True
     """
-    return reach_of(layers_of(subject, length, layers, annotations), progress)
+    return reach_and_hops(layers_of(subject, length, layers, annotations), None, progress)[0]
 
 
-def reach_of(model: Layers, progress: Progress | None = None) -> Reach:
-    """The reach of layers."""
+def reach_and_hops(
+    model: Layers, links: Sequence[TextLink] | None, progress: Progress | None = None
+) -> tuple[Reach, tuple[TextLink, ...] | None]:
+    """The reach of layers, and the links with the layers that each takes, in one walk."""
     length = model.length
     total = length * (length + 1) // 2 if model.causal else length * length
-    result = walk(model.runs, model.order, length, np.arange(length), causal=model.causal, progress=progress)
+    watch = WatchedLinks(links or (), length)
+    result = walk(
+        model.runs,
+        model.order,
+        length,
+        np.arange(length),
+        causal=model.causal,
+        watch=(watch.queries, watch.keys),
+        progress=progress,
+    )
     full = np.flatnonzero(result.connected == total)
     coverage = tuple((result.connected / total).tolist())
-    return Reach(int(full[0]) + 1 if len(full) else None, coverage, model.causal, result.settled)
+    reach = Reach(int(full[0]) + 1 if len(full) else None, coverage, model.causal, result.settled)
+    return reach, None if links is None else watch.with_hops(result.hops)
 
 
 def predicted_accuracy(reached_share: float, num_choices: int) -> float:

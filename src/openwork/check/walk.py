@@ -28,7 +28,9 @@ Progress = Callable[[float], None]
 Bits = npt.NDArray[np.uint64]
 
 _PANEL = 2048
-"""Columns of a panel."""
+"""Columns of a panel, at most."""
+_PANEL_BYTES = 128 << 20
+"""Memory of a panel with its table, in bytes; long sequences get narrower panels."""
 _ROUNDS = 32
 """Look-ups after which queries that have become complete are set aside."""
 
@@ -70,7 +72,8 @@ def walk(
         watch: Queries and keys; the keys are among `columns`.
         progress: Told how far it is.
     """
-    panels = [columns[start : start + _PANEL] for start in range(0, len(columns), _PANEL)]
+    width = _width(steps, length)
+    panels = [columns[start : start + width] for start in range(0, len(columns), width)]
     done = [0] * len(panels)
 
     def run(number: int) -> tuple[IntArray, IntArray, bool]:
@@ -95,6 +98,12 @@ def walk(
     results = _in_threads(run, len(panels), lambda: sum(done) / (len(panels) * max(1, len(order))), progress)
     connected, hops, settled = zip(*results, strict=True)
     return Walk(np.sum(connected, axis=0), np.max(hops, axis=0), all(settled))
+
+
+def _width(steps: Sequence[tuple[PartRuns, ...]], length: int) -> int:
+    """Columns of a panel: 8 bytes of a row hold 64."""
+    table = max((part.levels * len(part.order) for parts in steps for part in parts), default=0)
+    return min(_PANEL, 64 * max(1, _PANEL_BYTES // (8 * (2 * length + table))))
 
 
 def _in_threads(
