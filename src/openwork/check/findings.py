@@ -117,21 +117,22 @@ class LayerFacts:
         }
 
 
-def facts_of_layers(model: Layers, lines: Sequence[int] | None, most: int) -> tuple[LayerFacts, ...]:
+def facts_of_layers(model: Layers, depth: int, lines: Sequence[int] | None, most: int) -> tuple[LayerFacts, ...]:
     """Density and findings of every distinct pattern.
 
     Args:
         model: The layers.
+        depth: Layers that there are; more may be looked at.
         lines: Line of each token, from 1, where there is a text.
         most: Examples of each finding.
     """
-    return tuple(_Layer(model, number, lines, most).facts() for number in model.used)
+    return tuple(_Layer(model, number, depth, lines, most).facts() for number in model.used)
 
 
 class _Layer:
-    def __init__(self, model: Layers, number: int, lines: Sequence[int] | None, most: int) -> None:
+    def __init__(self, model: Layers, number: int, depth: int, lines: Sequence[int] | None, most: int) -> None:
         self.model, self.number, self.lines, self.most = model, number, lines, most
-        self.layers = model.layers_with(number)
+        self.layers = tuple(layer for layer in model.layers_with(number) if layer < depth)
         self.q_positions, self.k_positions = model.positions(number)
         notes = model.annotations
         self.documents = None if notes is None else notes.labels.get(DOCUMENT)
@@ -156,15 +157,15 @@ class _Layer:
             read |= plane.seen_keys()
         found += self._rows("unread", ~read & self.k_real, ())
         causal = not any(finding.kind == "future" for finding in found)
-        before = int(
-            np.searchsorted(
-                np.sort(self.k_positions[self.k_positions >= 0]), self.q_positions[self.q_positions >= 0], side="right"
-            ).sum()
-        )
-        share = layout.allowed_pairs / max(1, layout.heads * layout.batch) / max(1, before)
+        share = layout.allowed_pairs / layout.heads / max(1, self._past_pairs())
         return LayerFacts(
             self.model.names[self.number], self.layers, layout.density, share if causal else None, tuple(found)
         )
+
+    def _past_pairs(self) -> int:
+        """Pairs of a query and a key that is not later; padding counts in neither."""
+        keys = np.sort(self.k_positions[self.k_positions >= 0])
+        return int(np.searchsorted(keys, self.q_positions[self.q_positions >= 0], side="right").sum())
 
     def _pairs(
         self, kind: str, plane: Plane, heads: tuple[int, ...], rule: Rule, q_values: IntArray, k_values: IntArray

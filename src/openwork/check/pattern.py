@@ -104,7 +104,7 @@ def check_pattern(
         model = layers_of(subject, length, deepest, annotations)
     lines = None if spans is None or text is None else _lines(text, spans)
     report = _within(progress, 0.0, _SHARES["facts"])
-    facts = facts_of_layers(model, lines, examples)
+    facts = facts_of_layers(model, depth, lines, examples)
     report(1.0)
     future = None
     if text is not None and spans is not None and annotator is not None and not bidirectional:

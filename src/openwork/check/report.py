@@ -124,16 +124,17 @@ class CheckReport:
         """Whether there is no leak, no pair across documents and no empty row."""
         return not self.problems()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+    def to_dict(self, fail_on: Collection[str] = ()) -> dict[str, Any]:
+        """Plain values, for JSON; `fail_on` as in `problems`."""
+        problems = self.problems(fail_on)
         return {
             "title": self.title,
             "length": self.length,
             "num_layers": self.num_layers,
             "bidirectional": self.bidirectional,
             "documents": self.documents,
-            "ok": self.ok,
-            "problems": list(self.problems()),
+            "ok": not problems,
+            "problems": list(problems),
             "layers": [facts.to_dict() for facts in self.facts],
             "reach": self.reach.to_dict(),
             "future_knowledge": None if self.future is None else self.future.to_dict(),

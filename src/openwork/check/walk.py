@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ def walk(
     width = _width(steps, length)
     panels = [columns[start : start + width] for start in range(0, len(columns), width)]
     done = [0] * len(panels)
+    stopped = Event()
 
     def run(number: int) -> tuple[IntArray, IntArray, bool]:
         panel = panels[number]
@@ -84,6 +86,8 @@ def walk(
         hops = np.where(state.holds(*watched), 0, -1)
         connected = np.zeros(len(order), dtype=np.int64)
         for layer, which in enumerate(order):
+            if stopped.is_set():
+                break
             if state.apply(which, steps[which]):
                 new = (hops < 0) & state.holds(*watched)
                 hops[new] = layer + 1
@@ -95,7 +99,7 @@ def walk(
 
     if not panels:
         return Walk(np.zeros(len(order), dtype=np.int64), np.full(len(watch[0]), -1, dtype=np.int64), True)
-    results = _in_threads(run, len(panels), lambda: sum(done) / (len(panels) * max(1, len(order))), progress)
+    results = _in_threads(run, len(panels), lambda: sum(done) / (len(panels) * len(order)), progress, stopped)
     connected, hops, settled = zip(*results, strict=True)
     return Walk(np.sum(connected, axis=0), np.max(hops, axis=0), all(settled))
 
@@ -107,7 +111,7 @@ def _width(steps: Sequence[tuple[PartRuns, ...]], length: int) -> int:
 
 
 def _in_threads(
-    run: Callable[[int], Any], count: int, share: Callable[[], float], progress: Progress | None
+    run: Callable[[int], Any], count: int, share: Callable[[], float], progress: Progress | None, stopped: Event
 ) -> list[Any]:
     threads = min(count, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
     with ThreadPoolExecutor(threads) as pool:
@@ -116,20 +120,15 @@ def _in_threads(
             for future in futures:
                 while progress is not None and not future.done():
                     progress(share())
-                    _wait(future)
+                    wait([future], timeout=0.1)
                 future.result()
         except BaseException:
+            stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if progress is not None:
         progress(1.0)
     return [future.result() for future in futures]
-
-
-def _wait(future: Any) -> None:
-    from concurrent.futures import wait
-
-    wait([future], timeout=0.1)
 
 
 class _Panel:

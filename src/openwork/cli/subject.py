@@ -10,11 +10,23 @@ from typing import TYPE_CHECKING
 from openwork.errors import AnnotationError, DataError
 
 if TYPE_CHECKING:
+    from openwork.annotate import TextAnnotator
     from openwork.layout import BlockLayout
     from openwork.patterns import Annotations, Pattern
     from openwork.patterns.annotations import IntArray
+    from openwork.plan import Plan
 
-__all__ = ["Subject", "TokenText", "mask_subject", "read_text", "text_subject", "toy_subject"]
+__all__ = [
+    "Subject",
+    "TokenText",
+    "mask_subject",
+    "read_text",
+    "require_facts",
+    "text_annotator",
+    "text_subject",
+    "token_offsets",
+    "toy_subject",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +93,19 @@ def text_subject(
     from openwork.layout import compile_layout
 
     text = read_text(path)
-    offsets = _offsets(text, tokenizer)[:length]
+    offsets = token_offsets(text, tokenizer)[:length]
     if not len(offsets):
         raise DataError(f"{path} has no tokens to show: it is empty.")
     # facts are found in the whole text: a causal annotator would say the same of the first tokens alone
-    annotations = _annotations(path, text, offsets, annotators)
+    annotator = text_annotator(path, annotators)
+    annotations = None if annotator is None else annotator(text, offsets)
+    require_facts(pattern, annotations, path)
+    layout = compile_layout(pattern, q_len=len(offsets), kv_len=len(offsets), annotations=annotations)
+    return Subject(repr(pattern), layout, pattern, TokenText(text, offsets), annotations)
+
+
+def require_facts(pattern: Pattern | Plan, annotations: Annotations | None, path: Path) -> None:
+    """Raises an `AnnotationError` where a pattern reads what a text was not annotated with."""
     missing = [name for name in pattern.needs if annotations is None or name not in annotations.names]
     if missing:
         found = "no annotator is known for it" if annotations is None else f"found: {', '.join(annotations.names)}"
@@ -93,8 +113,6 @@ def text_subject(
             f"{pattern!r} reads the {pattern.needs[missing[0]]} {missing[0]!r}, which {path.name} was not annotated "
             f"with; {found}. Choose an annotator with --annotate."
         )
-    layout = compile_layout(pattern, q_len=len(offsets), kv_len=len(offsets), annotations=annotations)
-    return Subject(repr(pattern), layout, pattern, TokenText(text, offsets), annotations)
 
 
 def read_text(path: Path) -> str:
@@ -116,7 +134,8 @@ def read_text(path: Path) -> str:
     return text
 
 
-def _offsets(text: str, tokenizer: str) -> IntArray:
+def token_offsets(text: str, tokenizer: str) -> IntArray:
+    """The character span of each token: bytes, or tokens of a `tokenizer.json`."""
     from openwork.annotate import byte_offsets
 
     if tokenizer == "bytes":
@@ -134,14 +153,13 @@ def mask_subject(path: Path) -> Subject:
     return Subject(path.name, BlockLayout.from_mask(load_mask(path)))
 
 
-def _annotations(path: Path, text: str, offsets: IntArray, names: Sequence[str]) -> Annotations | None:
-    """What the annotators asked for find; without names that of the file's suffix, if there is one."""
+def text_annotator(path: Path, names: Sequence[str]) -> TextAnnotator | None:
+    """The annotators asked for, as one; without names that of the file's suffix, if there is one."""
     from openwork.annotate import annotator_for, annotator_named, combine
 
     if names:
-        return combine(*map(annotator_named, names))(text, offsets)
+        return combine(*map(annotator_named, names))
     try:
-        annotator = annotator_for(path)
+        return annotator_for(path)
     except AnnotationError:
         return None
-    return annotator(text, offsets)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from openwork.errors import DataError, PlanError, StudyError
+from openwork.errors import PlanError, StudyError
 from openwork.patterns import And, Causal, Pattern, parse_pattern
-from openwork.plan import Plan
+from openwork.plan import Plan, read_plan
 from openwork.train.optimizer import OPTIMIZERS
 
 __all__ = ["DENSE", "MODEL_SHAPES", "Contender", "ModelShape", "StudyConfig", "contender_from_text", "read_plan"]
@@ -103,24 +103,6 @@ def contender_from_text(text: str) -> Contender:
     named = _NAMED.fullmatch(text.strip())
     name, rest = named.groups() if named else (text.strip(), text.strip())
     return Contender(name=name, plan=Plan(default=parse_pattern(rest)))
-
-
-def read_plan(path: Path) -> Plan:
-    """The plan in a file that `Plan.to_json` wrote.
-
-    Raises:
-        DataError: The file cannot be read.
-        PlanError: It holds no plan.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"--plan {path} cannot be read: {reason}.") from None
-    try:
-        return Plan.from_json(text)
-    except PlanError as error:
-        raise PlanError(f"--plan {path}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
