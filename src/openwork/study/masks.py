@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,14 @@ def load_mask(path: Path) -> Any:
             import torch
 
             mask = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise DataError(f"--mask {path} cannot be read: {str(error).splitlines()[0]}") from None
-    if hasattr(mask, "detach"):
-        mask = mask.detach().numpy()
+            if isinstance(mask, torch.Tensor):
+                # a sparse tensor has no array behind it, and no other dtype is a mask
+                mask = mask.detach().to_dense().numpy() if mask.dtype == torch.bool else mask
+    except Exception as error:  # numpy, torch and pickle raise whatever they like for a damaged file
+        reason = (str(error).splitlines() or [""])[0]
+        raise DataError(f"--mask {path} cannot be read: {type(error).__name__}: {reason}") from None
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        found = f"{mask.dtype} values" if isinstance(mask, np.ndarray) else type(mask).__name__
+        found = f"{mask.dtype} values" if hasattr(mask, "dtype") else type(mask).__name__
         raise DataError(f"--mask {path} holds {found}; it must be boolean, True = attend. For 0/1: mask.astype(bool).")
     return mask
 
