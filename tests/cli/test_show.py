@@ -236,6 +236,7 @@ def test_the_picture_shows_the_pairs(capsys, tmp_path) -> None:
         (["Causal()", "--length", "9", "--kv-length", "3"], "--kv-length 3 is less than the 9 queries"),
         (["Dense()", "--length", "1000000000"], "need 8,000,000,000 bytes for the order of their tokens alone"),
         (["Dense()", "--length", "3000000000"], "lengths must fit 32-bit indices; got q_len=3000000000"),
+        (["Causal()", "--toy", "3", "--length", "8"], "--toy says how many positions to show, and so does --length"),
         (["Causal()", "--annotate", "markdown"], "--annotate needs a text: --text FILE"),
         (["Causal()", "--text", "missing.py"], "cannot read missing.py: no such file or directory"),
         (["Causal()", "--mask", "a.npy"], "exactly one of the two"),

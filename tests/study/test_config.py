@@ -40,6 +40,7 @@ WINDOW = contender_from_text("window: Causal() & Window(before=7)")
         ({"memory_gb": float("inf")}, "--memory-gb must be more than 0 and finite; got inf"),
         ({"pue": 0.9}, "--pue must be 1 or more; got 0.9"),
         ({"gco2_per_kwh": float("inf")}, "--gco2-per-kwh must be 0 or more; got inf"),
+        ({"seed": 1 << 64}, r"--seed must be below 2\^64, with room for --seeds 1; got 18446744073709551616"),
         ({"device": "tpu"}, "--device must be one of auto, cpu, cuda, mps; got 'tpu'"),
         ({"dtype": "float16"}, "--dtype must be one of float32, bfloat16; got 'float16'"),
         ({"model": "huge"}, "--model must be one of tiny, small, base; got 'huge'"),

@@ -87,6 +87,12 @@ def test_one_file_is_split_at_a_line(tmp_path: Path) -> None:
     assert len(held_out) / len(training) == pytest.approx(1 / 9, rel=0.01)
 
 
+def test_a_file_whose_last_line_is_long_is_split_before_it(tmp_path: Path) -> None:
+    (tmp_path / "short.py").write_text("def f(x):\n    return x\nprint(f(1))\n")
+    corpus = read_corpus(tmp_path)
+    assert list(corpus.texts(corpus.held_out)) == ["print(f(1))\n"]
+
+
 def test_one_long_line_is_split_between_characters(tmp_path: Path) -> None:
     (tmp_path / "line.txt").write_text("\u00e9\u4e2d" * 1001, encoding="utf-8")
     corpus = read_corpus(tmp_path)

@@ -16,7 +16,7 @@ import pytest
 
 from openwork.errors import StudyError
 from openwork.runs import Lock
-from openwork.study import StudyConfig, contender_from_text, run
+from openwork.study import StudyConfig, conduct, contender_from_text, run
 from openwork.study.state import load_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -111,6 +111,26 @@ def test_killed_and_interrupted_it_ends_like_an_unbroken_study(texts: Path, tmp_
         assert ours.losses == theirs.losses
         assert ours.nats == theirs.nats
         assert ours.sessions == 2
+
+
+def test_ctrl_c_before_a_worker_is_ready_saves_and_stops_without_a_traceback(
+    tiny: Callable[..., StudyConfig], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    early = "import os, signal; os.kill(os.getpid(), signal.SIGINT); "
+    monkeypatch.setattr(conduct, "_WORKER", early + conduct._WORKER)
+    config = tiny(isolate=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert "Traceback" not in capfd.readouterr().err
+    assert steps_done(config.out / "runs" / "0-dense-seed0") == 1
+
+
+def test_what_lies_in_the_working_directory_is_not_imported(
+    tiny: Callable[..., StudyConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('imported from the working directory')")
+    monkeypatch.chdir(tmp_path)
+    assert [row.name for row in run(tiny(isolate=True)).rows] == ["dense"]
 
 
 def test_a_full_disk_is_one_line_and_a_code(texts: Path, tmp_path: Path) -> None:

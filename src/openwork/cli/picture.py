@@ -52,7 +52,9 @@ def write_picture(subject: Subject, path: Path, *, sequence: int, head: int) -> 
     from openwork.runs import write_file
 
     layout = subject.layout
-    figure = Figure(figsize=(7.2, 7.6), layout="constrained", facecolor="white")
+    # the page is as high as the picture needs: few queries over many keys are a strip
+    height = 1.4 + 6.2 * min(1.0, max(0.08, layout.q_len / max(1, layout.kv_len)))
+    figure = Figure(figsize=(7.2, height), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     cells = min(layout.q_len, _MOST_CELLS), min(layout.kv_len, _MOST_CELLS)
     _draw_cells(axes, subject, cells, sequence=sequence, head=head)

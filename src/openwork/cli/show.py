@@ -111,6 +111,8 @@ def _subject(
         return text_subject(parsed, text, tokenizer=tokenizer, annotators=annotators, length=length)
     if annotators:
         raise DataError("--annotate needs a text: --text FILE.")
+    if toy is not None and length is not None:
+        raise DataError("--toy says how many positions to show, and so does --length: leave one of them out.")
     q_len = toy or length or toy_length(parsed.head(0))
     if kv_length is not None and kv_length < q_len:
         raise DataError(f"--kv-length {kv_length} is less than the {q_len} queries; give fewer queries with --length.")

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+import openwork
 from openwork import errors
 from openwork.errors import OpenworkError, StudyError
 from openwork.patterns import Pattern
@@ -36,7 +37,10 @@ __all__ = ["run"]
 
 Report = Callable[[dict[str, Any]], None]
 _STOP_SECONDS = 60.0
-_WORKER = "import sys; from openwork.study.worker import main; sys.exit(main(sys.argv[1:]))"
+_WORKER = (
+    "import sys; sys.path.append(sys.argv[1]); from openwork.study.worker import main; sys.exit(main(sys.argv[2:]))"
+)
+_PACKAGES = Path(openwork.__file__).parents[1]
 
 
 def run(
@@ -164,11 +168,13 @@ def _one_run(
 
 
 def _run_in_process(folder: StudyFolder, place: RunPlace, number: int, report: Report) -> None:
-    command = [sys.executable, "-c", _WORKER, str(folder.path.absolute()), str(number)]
+    # -P: a user's own `random.py` in the working directory is data here, not a module to import
+    command = [sys.executable, "-P", "-c", _WORKER, str(_PACKAGES), str(folder.path.absolute()), str(number)]
     # threads that sleep while they wait: where other processes run too, spinning ones make a step ten times as long
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
     # a session of its own: Ctrl-C reaches this process, which asks the worker to save and stop
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    with _interrupts_held():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment)
     try:
         failure = _follow(process, report)
     except BaseException:
@@ -181,6 +187,19 @@ def _run_in_process(folder: StudyFolder, place: RunPlace, number: int, report: R
         raise KeyboardInterrupt
     if code != 0:
         raise StudyError(_ended(place, code))
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A process started here hears an interrupt when it asks for it: the worker, once it can save and stop."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow(process: subprocess.Popen[str], report: Report) -> OpenworkError | None:

@@ -198,6 +198,8 @@ class StudyConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise StudyError(f"{option(name)} must be more than 0 and finite; got {value}.")
+        if self.seed + self.seeds > 1 << 64:
+            raise StudyError(f"--seed must be below 2^64, with room for --seeds {self.seeds}; got {self.seed}.")
         for name, allowed in _ONE_OF.items():
             if getattr(self, name) not in allowed:
                 raise StudyError(f"{option(name)} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")

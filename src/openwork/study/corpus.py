@@ -209,8 +209,9 @@ def _split(ordered: Sequence[Document], total: int) -> tuple[tuple[Document, ...
 def _split_file(root: Path, document: Document) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
     content = (root / document.path).read_bytes()
     cut = int(len(content) * (1 - HELD_OUT_SHARE))
-    # the next line end, so that neither part begins inside a line; else the next character
-    cut = content.find(b"\n", cut) + 1 or cut
+    # the next line end, so that neither part begins inside a line, or the one before it; else the next character
+    after, before = content.find(b"\n", cut) + 1, content.rfind(b"\n", 0, cut) + 1
+    cut = after if 0 < after < len(content) else before or cut
     while cut < len(content) and content[cut] & 0xC0 == 0x80:
         cut += 1
     if not 0 < cut < len(content):

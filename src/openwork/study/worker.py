@@ -56,6 +56,9 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGINT, ask_to_stop)
     signal.signal(signal.SIGTERM, ask_to_stop)
+    if hasattr(signal, "pthread_sigmask"):
+        # an interrupt that came while torch was being imported was held back until here
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     folder = StudyFolder(Path(arguments[0]))
     try:
         study = read_json(folder.study)
