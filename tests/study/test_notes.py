@@ -72,7 +72,7 @@ def test_no_two_documents_share_a_label(stream: TokenStream, texts: Path, monkey
         lines = [text[:first].count("\n") // 20 - 1 for first, _ in offsets]
         return Annotations(length=len(offsets), labels={"section": lines})
 
-    monkeypatch.setattr(notes, "annotator_of", lambda document, named: annotator(sections, causal=True))
+    monkeypatch.setattr(notes, "annotator_of", lambda document, named, features: annotator(sections, causal=True))
     window = SequenceNotes(stream, texts, load_tokenizer(None), {"section": "label", "document": "label"}).window(
         0, 4000
     )
@@ -125,7 +125,7 @@ def test_an_annotator_that_knows_the_future_is_refused(stream: TokenStream, monk
     def oracle(text: str, offsets: Any) -> Annotations:
         return Annotations(length=len(offsets), flags={"important": np.ones(len(offsets), dtype=bool)})
 
-    monkeypatch.setattr(notes, "annotator_of", lambda document, named: annotator(oracle))
+    monkeypatch.setattr(notes, "annotator_of", lambda document, named, features: annotator(oracle))
     with pytest.raises(AnnotationError, match="annotator 'oracle' is not causal"):
         require_annotations(stream.documents, {"important": "flag"})
     require_annotations(stream.documents, {"document": "label"})

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -19,8 +20,8 @@ __all__ = ["Lock", "read_json", "write_file", "write_json"]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def write_file(path: Path, content: bytes | memoryview) -> None:
-    """Writes the file so that it holds the old content or the new one, never a part.
+def write_file(path: Path, content: bytes | memoryview | Iterator[memoryview]) -> None:
+    """Writes the file so that it holds the old content or the new one, never a part; pieces are written as they come.
 
     The content goes to a temporary file beside it, is flushed to the disk, and takes the place of the old file in
     one step. Where that fails, the temporary file is removed and the old content stays.
@@ -29,10 +30,13 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
         StudyError: The disk is full, or the path cannot be written.
     """
     temporary = path.with_name(f".{path.name}.writing")
+    size = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(content)
+            for piece in [content] if isinstance(content, bytes | memoryview) else content:
+                size += len(piece)
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -40,7 +44,7 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):  # a directory that is a file cannot hold it either
             temporary.unlink(missing_ok=True)
-        raise _refusal(path, len(content), error) from error
+        raise _refusal(path, size, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

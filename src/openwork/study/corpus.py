@@ -1,16 +1,20 @@
-"""The user's files: which are text, and which are kept back to judge on."""
+"""The user's files: which are text, what they are, and which are kept back to judge on."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from openwork.annotate import SequenceFeatures
 from openwork.errors import DataError
+from openwork.study.kinds import FEATURES
+from openwork.study.pieces import Document, Scan, chat_documents, cut_before, documents_of, read_text, scan
+from openwork.study.record_starts import record_starts
 
 __all__ = ["Corpus", "Document", "read_corpus", "read_text"]
 
@@ -18,48 +22,51 @@ HELD_OUT_SHARE = 0.1
 """Share of the bytes that is kept back, at least one file."""
 
 _SKIPPED = ("__pycache__", "node_modules")
-_PEEK_BYTES = 8192
+_BLOCK_BYTES = 1 << 16
+_BLOCKS = 200
+"""Records of one file are split in blocks of neighbours: about so many, each at most `_BLOCK_BYTES` or one record."""
+_NAMED_PARTS = 1000
+"""Most held-out parts that a record names; the fingerprint fixes them all."""
+_LEFT_OUT = {
+    FEATURES: "features of sequences (name them with --features)",
+}
 
 
 @dataclass(frozen=True)
-class Document:
-    """One text: a file, or a part of the only file.
+class _Unit:
+    """What goes to training or to the held-out part as a whole: a file, or some records of the only one."""
 
-    Attributes:
-        path: Where it is, below the data directory.
-        num_bytes: UTF-8 bytes of its text.
-        digest: SHA-256 of its text.
-        first: First byte in its file.
-        stop: End in its file; `None` for the whole file.
-    """
-
-    path: str
-    num_bytes: int
     digest: str
-    first: int = 0
-    stop: int | None = None
+    num_bytes: int
+    documents: tuple[Document, ...]
 
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return self.path if self.stop is None else f"{self.path} bytes {self.first}-{self.stop}"
+    @classmethod
+    def of(cls, documents: Iterable[Document]) -> _Unit:
+        documents = tuple(documents)
+        digests = [document.digest for document in documents]
+        joined = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        return cls(joined, sum(document.num_bytes for document in documents), documents)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The texts of a study, split by file.
+    """The texts of a study, split by file, or by record where there is one file.
 
     Attributes:
         root: The data directory, or the directory of the only file.
         training: Texts to train on, in the order in which they are packed.
         held_out: Texts to judge on, likewise.
         left_out: How many files were not read, by reason.
+        split: How training and held-out texts were parted: `by file`, `by record`, `the last tenth`.
+        features: Facts about the sequences of its FASTA files, where the user names some.
     """
 
     root: Path
     training: tuple[Document, ...]
     held_out: tuple[Document, ...]
     left_out: dict[str, int] = field(default_factory=dict)
+    split: str = "by file"
+    features: SequenceFeatures | None = None
 
     def texts(self, documents: Sequence[Document]) -> Iterator[str]:
         """The text of each document, read when it is asked for."""
@@ -74,31 +81,45 @@ class Corpus:
     def _parts(self) -> tuple[tuple[str, tuple[Document, ...]], ...]:
         return ("training", self.training), ("held-out", self.held_out)
 
+    @property
+    def kinds(self) -> dict[str, dict[str, int]]:
+        """Files and bytes of each kind, the kind with the most bytes first."""
+        files: dict[str, set[str]] = {}
+        sizes: dict[str, int] = {}
+        for document in (*self.training, *self.held_out):
+            files.setdefault(document.kind, set()).add(document.path)
+            sizes[document.kind] = sizes.get(document.kind, 0) + document.num_bytes
+        ordered = sorted(sizes, key=lambda kind: (-sizes[kind], kind))
+        return {kind: {"files": len(files[kind]), "bytes": sizes[kind]} for kind in ordered}
+
     def to_dict(self) -> dict[str, Any]:
         """What a report says of the data."""
         return {
             "root": str(self.root),
             "fingerprint": self.fingerprint,
-            "training_files": len(self.training),
+            "kinds": self.kinds,
+            "split": self.split,
+            "training_files": len({document.path for document in self.training}),
+            "training_documents": len(self.training),
             "training_bytes": sum(document.num_bytes for document in self.training),
-            "held_out_files": [document.name for document in self.held_out],
+            "held_out_files": _names(self.held_out),
+            "held_out_documents": len(self.held_out),
             "held_out_bytes": sum(document.num_bytes for document in self.held_out),
             "left_out": self.left_out,
         }
 
 
-def read_text(root: Path, document: Document) -> str:
-    """The text of a document, as it is in its file: line ends are kept.
-
-    Raises:
-        DataError: The file is gone or cannot be read.
-    """
-    path = root / document.path
-    try:
-        content = path.read_bytes()[document.first : document.stop]
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}.") from None
-    return content.decode("utf-8", errors="replace")
+def _names(documents: Sequence[Document]) -> list[str]:
+    """Files, and the parts of files, neighbours joined."""
+    parts: list[tuple[str, int, int | None]] = []
+    for document in documents:
+        if parts and document.stop is not None and parts[-1][0] == document.path and parts[-1][2] == document.first:
+            parts[-1] = (document.path, parts[-1][1], document.stop)
+        else:
+            parts.append((document.path, document.first, document.stop))
+    names = [Document(path, 0, "", first, stop).name for path, first, stop in parts]
+    more = len(names) - _NAMED_PARTS
+    return names if more <= 0 else [*names[:_NAMED_PARTS], f"and {more} more; the fingerprint fixes them"]
 
 
 def read_corpus(
@@ -108,11 +129,13 @@ def read_corpus(
     exclude: Sequence[str] = (),
     max_bytes: int = 1 << 28,
 ) -> Corpus:
-    """Finds the text files of a directory and keeps a tenth of them back.
+    """Finds the text files of a directory, gzipped ones too, and keeps a tenth of them back.
 
     Which files are kept back, and the order of all, follow from their content alone, so they are the same wherever
-    and whenever the directory is read. A file of the same content as another counts once. Of a single file, its last
-    tenth is kept back. Hidden files and directories are not read, nor are the directories of studies.
+    and whenever the directory is read. A file of the same content as another counts once. A single file is split by
+    record where its records do not follow from each other (FASTA, FASTQ, chats); of any other its last tenth is kept
+    back, from the start of a line on, in a log from the start of a record on. Hidden files and directories are not
+    read, nor are the directories of studies. No file is held in memory whole: long ones are several documents.
 
     Args:
         data: A directory, or one file.
@@ -121,7 +144,8 @@ def read_corpus(
         max_bytes: Most bytes of text to read.
 
     Raises:
-        DataError: There is no such place, or no text in it.
+        DataError: There is no such place, no text in it, or a file is broken: a gzip that is cut short, FASTA without
+            a header, FASTQ or a chat with a line that breaks its rules.
     """
     if not data.exists():
         raise DataError(f"--data {data} does not exist; name a directory of text files, or one file.")
@@ -130,27 +154,52 @@ def read_corpus(
     if not paths:
         wanted = f" named {' or '.join(include)}" if include else ""
         raise DataError(f"--data {data} holds no file{wanted}; name a directory of text files, or one file.")
-    left_out = {"binary": 0, "empty": 0, "same content as another": 0, "beyond --max-bytes": 0, "unreadable": 0}
-    found: dict[str, Document] = {}
-    total = 0
-    for path in paths:
-        document = _document(root, path)
-        if isinstance(document, str):
-            left_out[document] += 1
-        elif document.digest in found:
-            left_out["same content as another"] += 1
-        elif total + document.num_bytes > max_bytes and found:
-            left_out["beyond --max-bytes"] += 1
-        else:
-            found[document.digest] = document
-            total += document.num_bytes
-    left_out = {reason: count for reason, count in left_out.items() if count}
-    if not found:
+    units, scans, left_out = _read_files(root, paths, max_bytes)
+    if not units:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise DataError(f"--data {data} holds no text: of {len(paths)} files, {reasons}. Give files of UTF-8 text.")
-    ordered = [found[digest] for digest in sorted(found)]
-    training, held_out = _split_file(root, ordered[0]) if len(ordered) == 1 else _split(ordered, total)
-    return Corpus(root=root, training=training, held_out=held_out, left_out=left_out)
+    if len(units) == 1:
+        training, held_out, split = _split_file(root, next(iter(units.values())), next(iter(scans.values())))
+    else:
+        training, held_out = _split([units[digest] for digest in sorted(units)])
+        split = "by file"
+    return Corpus(root=root, training=training, held_out=held_out, left_out=left_out, split=split)
+
+
+def _read_files(
+    root: Path, paths: Sequence[Path], max_bytes: int
+) -> tuple[dict[str, _Unit], dict[str, Scan], dict[str, int]]:
+    """Each file as a unit, by the digest of its content, and how many were left out for which reason."""
+    same, beyond = "same content as another", "beyond --max-bytes"
+    left_out = dict.fromkeys(["binary", "empty", same, beyond, "unreadable", *_LEFT_OUT.values()], 0)
+    units: dict[str, _Unit] = {}
+    scans: dict[str, Scan] = {}
+    total = 0
+    for path in paths:
+        found = scan(path, max_bytes - total)
+        if isinstance(found, str):
+            left_out[_LEFT_OUT.get(found, found)] += 1
+            continue
+        if not found.whole:
+            left_out[beyond] += 1
+            if units or not found.size:
+                continue
+        if found.digest in scans:
+            left_out[same] += 1
+            continue
+        name = path.relative_to(root).as_posix()
+        if found.kind == "fastq":
+            record_starts(path, found.kind, found.size)  # refuses what is broken
+        documents = list(_documents(root, name, found))
+        units[found.digest], scans[found.digest] = _Unit.of(documents), found
+        total += found.size
+    return units, scans, {reason: count for reason, count in left_out.items() if count}
+
+
+def _documents(root: Path, name: str, found: Scan) -> Iterator[Document]:
+    if found.kind == "chat":
+        return chat_documents(root, name, found.size)
+    return iter(documents_of(root, name, found))
 
 
 def _files(root: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:
@@ -169,56 +218,58 @@ def _wanted(name: str, exclude: Sequence[str]) -> bool:
     return not name.startswith(".") and name not in _SKIPPED and not any(fnmatch(name, glob) for glob in exclude)
 
 
-def _document(root: Path, path: Path) -> Document | str:
-    try:
-        with open(path, "rb") as file:
-            start = file.read(_PEEK_BYTES)
-            if b"\0" in start:
-                return "binary"
-            content = start + file.read()
-    except OSError:
-        return "unreadable"
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        return "binary"
-    if not text.strip():
-        return "empty"
-    return Document(path.relative_to(root).as_posix(), len(content), hashlib.sha256(content).hexdigest())
+def _split(units: Sequence[_Unit]) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+    """Keeps units back in the order of their digests until they hold a tenth of the bytes.
 
-
-def _split(ordered: Sequence[Document], total: int) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    """Keeps files back in the order of their digests until they hold a tenth of the bytes.
-
-    A file that would take more than twice that share stays in training, unless it is the only choice.
+    One that would take more than twice that share stays in training, unless it is the only choice.
     """
-    held_out: list[Document] = []
+    total = sum(unit.num_bytes for unit in units)
+    held_out: list[_Unit] = []
     kept = 0
-    for document in ordered:
-        if kept >= HELD_OUT_SHARE * total or len(held_out) == len(ordered) - 1:
+    for unit in units:
+        if kept >= HELD_OUT_SHARE * total or len(held_out) == len(units) - 1:
             break
-        if kept + document.num_bytes <= 2 * HELD_OUT_SHARE * total:
-            held_out.append(document)
-            kept += document.num_bytes
+        if kept + unit.num_bytes <= 2 * HELD_OUT_SHARE * total:
+            held_out.append(unit)
+            kept += unit.num_bytes
     if not held_out:
-        held_out = [min(ordered, key=lambda document: (document.num_bytes, document.digest))]
-    chosen = {document.digest for document in held_out}
-    return tuple(document for document in ordered if document.digest not in chosen), tuple(held_out)
+        held_out = [min(units, key=lambda unit: (unit.num_bytes, unit.digest))]
+    chosen = {unit.digest for unit in held_out}
+    training = [document for unit in units if unit.digest not in chosen for document in unit.documents]
+    return tuple(training), tuple(document for unit in held_out for document in unit.documents)
 
 
-def _split_file(root: Path, document: Document) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    content = (root / document.path).read_bytes()
-    cut = int(len(content) * (1 - HELD_OUT_SHARE))
-    # the next line end, so that neither part begins inside a line, or the one before it; else the next character
-    after, before = content.find(b"\n", cut) + 1, content.rfind(b"\n", 0, cut) + 1
-    cut = after if 0 < after < len(content) else before or cut
-    while cut < len(content) and content[cut] & 0xC0 == 0x80:
-        cut += 1
-    if not 0 < cut < len(content):
-        raise DataError(f"--data {root / document.path} is one file of one line; split it, or give more files.")
+def _split_file(root: Path, unit: _Unit, found: Scan) -> tuple[tuple[Document, ...], tuple[Document, ...], str]:
+    """The only file, split by record where its records stand alone; otherwise its last tenth is kept back."""
+    path = unit.documents[0].path
+    if found.kind == "chat":
+        blocks = {document.digest: _Unit.of([document]) for document in unit.documents}
+    elif found.kind in ("fasta", "fastq"):
+        blocks = {block.digest: block for block in _blocks(root, path, found)}
+    else:
+        blocks = {}
+    if len(blocks) > 1:
+        training, held_out = _split([blocks[digest] for digest in sorted(blocks)])
+        share = sum(document.num_bytes for document in held_out) / sum(block.num_bytes for block in blocks.values())
+        # a few large records, such as chromosomes, leave no choice of about a tenth
+        if share <= 2 * HELD_OUT_SHARE or found.kind == "chat":
+            return training, held_out, "by record"
+    if found.kind == "chat":
+        raise DataError(f"--data {root / path} holds one conversation; give more of them.")
+    cut = cut_before(root / path, found.kind, int(found.size * (1 - HELD_OUT_SHARE)), found.size)
+    if not 0 < cut < found.size:
+        raise DataError(f"--data {root / path} is one file of one line; split it, or give more files.")
+    documents = documents_of(root, path, found, cut=cut)
+    training = tuple(document for document in documents if document.first < cut)
+    return training, tuple(document for document in documents if document.first >= cut), "the last tenth"
 
-    def part(first: int, stop: int) -> Document:
-        digest = hashlib.sha256(content[first:stop]).hexdigest()
-        return Document(document.path, stop - first, digest, first, stop)
 
-    return (part(0, cut),), (part(cut, len(content)),)
+def _blocks(root: Path, path: str, found: Scan) -> Iterator[_Unit]:
+    """Neighbouring records of a file, enough blocks of them to choose from."""
+    starts = [*record_starts(root / path, found.kind, found.size).tolist(), found.size]
+    wanted = min(_BLOCK_BYTES, found.size // _BLOCKS)
+    first = 0
+    for stop in starts[1:]:
+        if stop - first >= wanted or stop == found.size:
+            yield _Unit.of(documents_of(root, path, found, first=first, stop=stop))
+            first = stop

@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from openwork.annotate import Annotator, annotator_for, annotator_named, require_causal
+from openwork.annotate import (
+    Annotator,
+    SequenceFeatures,
+    annotator_for,
+    annotator_named,
+    combine,
+    fasta_records,
+    require_causal,
+)
 from openwork.errors import AnnotationError
 from openwork.patterns import Annotations
 from openwork.study.corpus import Document, read_text
+from openwork.study.kinds import annotator_of_kind
 from openwork.study.tokenizer import TextTokenizer
 from openwork.study.tokens import TokenStream
 
@@ -25,10 +34,20 @@ _KINDS = ("flag", "label", "links")
 _CACHED_TOKENS = 1 << 23
 
 
-def annotator_of(document: Document, named: str | None = None) -> Annotator | None:
-    """The annotator that is named, or that the name of the document's file stands for; `None` for other files."""
+def annotator_of(
+    document: Document, named: str | None = None, features: SequenceFeatures | None = None
+) -> Annotator | None:
+    """The annotator that is named, or that of the document's kind or of its file's name; `None` for other files.
+
+    Sequences have their features beside it.
+    """
+    if features is not None and document.kind == "fasta":
+        here = features if document.inside is None else features.beginning_in(*document.inside)
+        return combine(fasta_records if named is None else annotator_named(named), here)
     if named is not None:
         return annotator_named(named)
+    if document.kind:
+        return annotator_of_kind(document.kind)
     try:
         return annotator_for(document.path)
     except AnnotationError:
@@ -49,6 +68,7 @@ class SequenceNotes:
         tokenizer: What made the tokens; it gives their offsets.
         needs: What the plan reads: name to kind.
         annotator: Name of the annotator of all documents; `None` for that of each file's kind.
+        features: Facts about sequences, beside the annotator's.
     """
 
     def __init__(
@@ -58,10 +78,11 @@ class SequenceNotes:
         tokenizer: TextTokenizer,
         needs: Mapping[str, str],
         annotator: str | None = None,
+        features: SequenceFeatures | None = None,
     ) -> None:
         self._stream, self._root, self._tokenizer = stream, root, tokenizer
         self._needs = {name: set(kinds.split("+")) for name, kinds in needs.items()}
-        self._annotator = annotator
+        self._annotator, self._features = annotator, features
         self._cache: OrderedDict[int, Annotations] = OrderedDict()
         self._cached_tokens = 0
 
@@ -99,7 +120,7 @@ class SequenceNotes:
             self._cache.move_to_end(number)
             return self._cache[number]
         document = self._stream.documents[number]
-        annotator = annotator_of(document, self._annotator)
+        annotator = annotator_of(document, self._annotator, self._features)
         ends = np.append(self._stream.firsts[1:], len(self._stream.ids))
         num_tokens = int(ends[number] - self._stream.firsts[number]) - 1
         if annotator is None or not _wanted(self._needs, annotator):
@@ -135,13 +156,19 @@ def cut(notes: Annotations, first: int, stop: int) -> Annotations:
     )
 
 
-def require_annotations(documents: Sequence[Document], needs: Mapping[str, str], annotator: str | None = None) -> None:
+def require_annotations(
+    documents: Sequence[Document],
+    needs: Mapping[str, str],
+    annotator: str | None = None,
+    features: SequenceFeatures | None = None,
+) -> None:
     """Raises an `AnnotationError` where a plan needs what no annotator gives for these documents.
 
     An annotator that may know the future is refused too: the model would be trained to cheat.
     """
     wanted = {name: set(kinds.split("+")) for name, kinds in needs.items()}
-    found = (annotator_of(document, annotator) for document in documents)
+    one_of_each = {document.kind or document.path: document for document in documents}.values()
+    found = (annotator_of(document, annotator, features) for document in one_of_each)
     speakers = {speaker.name: speaker for speaker in found if speaker is not None}
     offered: dict[str, set[str]] = {DOCUMENT: {"label"}}
     for speaker in speakers.values():

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from openwork.errors import DataError
 from openwork.measure import gzip_bits_per_byte
 from openwork.runs import write_file
@@ -87,10 +89,10 @@ def measure_held_out(data: StudyData, config: StudyConfig) -> HeldOut:
 
 def _bytes_of(data: StudyData, stream: TokenStream, stop: int) -> list[bytes]:
     chunks = []
+    ends = np.append(stream.firsts[1:], len(stream.ids))
     for number, _, high in stream.pieces(0, stop):
         text = read_text(data.corpus.root, stream.documents[number])
-        ends = [*(int(first) for first in stream.firsts[1:]), len(stream.ids)]
-        num_tokens = ends[number] - int(stream.firsts[number]) - 1
+        num_tokens = int(ends[number]) - int(stream.firsts[number]) - 1
         if high < num_tokens:
             # a document that is cut: its bytes up to the end of the last token's characters
             offsets = data.tokenizer.offsets(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class TokenStream:
     """Tokens of many documents, one after the other, with a separator before each.
 
     Attributes:
-        ids: int32 [num_tokens].
+        ids: int32 [num_tokens]; of a study they lie in a file, and only what is used is in memory.
         firsts: int64 [num_documents]: the index of each document's separator.
         documents: The documents, in this order.
     """
@@ -80,7 +80,9 @@ def tokenize(
     Shards that are there already are kept, so a repeated call goes on where an earlier one was stopped.
     """
     documents: tuple[Document, ...] = getattr(corpus, part)
-    total = sum(document.num_bytes for document in documents)
+    if _ids_path(directory, part).exists():
+        return
+    sizes = np.cumsum([document.num_bytes for document in documents])
     shards = _shards(directory, part)
     done = sum(len(counts) for _, counts in map(_read_shard, shards))
     num_shards = len(shards)
@@ -93,7 +95,7 @@ def tokenize(
             encoded = tokenizer.encode(list(corpus.texts(batch)))
             ids += encoded
             counts += [len(tokens) for tokens in encoded]
-            progress(sum(document.num_bytes for document in documents[: done + len(counts)]), total)
+            progress(int(sizes[done + len(counts) - 1]), int(sizes[-1]))
         file = io.BytesIO()
         np.savez(file, ids=np.concatenate(ids), counts=np.asarray(counts, dtype=np.int64))
         write_file(directory / f"{part}-{num_shards:04}.npz", file.getbuffer())
@@ -101,22 +103,46 @@ def tokenize(
 
 
 def load_stream(corpus: Corpus, part: str, tokenizer: TextTokenizer, directory: Path) -> TokenStream:
-    """The tokens that `tokenize` wrote.
+    """The tokens that `tokenize` wrote, read from their file as they are needed.
+
+    The first call joins the shards.
 
     Raises:
         StudyError: They are not all there.
     """
     documents: tuple[Document, ...] = getattr(corpus, part)
-    read = [_read_shard(path) for path in _shards(directory, part)]
-    counts = np.concatenate([np.zeros(0, dtype=np.int64), *(counts for _, counts in read)])
-    if len(counts) != len(documents):
-        raise StudyError(f"{directory} holds the tokens of {len(counts)} of {len(documents)} documents; use --fresh.")
-    firsts = np.cumsum(counts + 1) - (counts + 1)
-    ids = np.full(int(counts.sum()) + len(counts), tokenizer.separator, dtype=np.int32)
-    is_text = np.ones(len(ids), dtype=bool)
-    is_text[firsts] = False
-    ids[is_text] = np.concatenate([ids for ids, _ in read])
+    path = _ids_path(directory, part)
+    if not path.exists():
+        _join(directory, part, tokenizer.separator, len(documents))
+    try:
+        firsts = np.load(_firsts_path(directory, part))
+        ids = np.memmap(path, dtype=np.int32, mode="r")
+    except (OSError, ValueError) as error:
+        raise StudyError(f"cannot read {path} ({error}); use --fresh to make it again.") from None
+    if len(firsts) != len(documents):
+        raise StudyError(f"{directory} holds the tokens of {len(firsts)} of {len(documents)} documents; use --fresh.")
     return TokenStream(ids, firsts, documents)
+
+
+def _join(directory: Path, part: str, separator: int, num_documents: int) -> None:
+    """Writes the tokens of all shards as one file, a separator before each document, and removes the shards."""
+    shards = _shards(directory, part)
+    counts = np.concatenate([np.zeros(0, dtype=np.int64), *(_read_shard(path)[1] for path in shards)])
+    if len(counts) != num_documents:
+        raise StudyError(f"{directory} holds the tokens of {len(counts)} of {num_documents} documents; use --fresh.")
+    file = io.BytesIO()
+    np.save(file, np.cumsum(counts + 1) - (counts + 1))
+    write_file(_firsts_path(directory, part), file.getbuffer())
+    write_file(_ids_path(directory, part), _with_separators(shards, separator))
+    for path in shards:
+        path.unlink(missing_ok=True)
+
+
+def _with_separators(shards: Sequence[Path], separator: int) -> Iterator[memoryview]:
+    for path in shards:
+        ids, counts = _read_shard(path)
+        firsts = np.cumsum(counts) - counts
+        yield np.insert(ids, firsts, separator).astype(np.int32).data.cast("B")
 
 
 def require_length(stream: TokenStream, seq_len: int, part: str) -> None:
@@ -134,6 +160,14 @@ def _next_batch(documents: Sequence[Document], first: int) -> Sequence[Document]
         size += documents[stop].num_bytes
         stop += 1
     return documents[first:stop]
+
+
+def _ids_path(directory: Path, part: str) -> Path:
+    return directory / f"{part}.ids"
+
+
+def _firsts_path(directory: Path, part: str) -> Path:
+    return directory / f"{part}.firsts.npy"
 
 
 def _shards(directory: Path, part: str) -> list[Path]:

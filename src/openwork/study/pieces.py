@@ -1,0 +1,283 @@
+"""Files as documents: whole where they are small, else in pieces that end where a line or a record does."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from openwork.annotate import render_chat
+from openwork.annotate.log_lines import start_of_record
+from openwork.errors import AnnotationError, DataError
+from openwork.study.kinds import FEATURES, kind_of
+from openwork.study.sources import read_chunks, read_range
+
+__all__ = ["Document", "Scan", "chat_documents", "cut_before", "documents_of", "lines_of_file", "read_text", "scan"]
+
+PIECE_BYTES = 1 << 20
+"""Most bytes of a document, roughly: a longer file is several."""
+_HEAD_BYTES = 1 << 16
+_LINE_BYTES = 1 << 14
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text: a file, or a part of it.
+
+    Attributes:
+        path: Where it is, below the data directory.
+        num_bytes: UTF-8 bytes of its text.
+        digest: SHA-256 of its text.
+        first: First byte in its file, of the text where that is gzipped.
+        stop: End in its file; `None` for the whole file.
+        kind: What it is, a key of `openwork.study.kinds.NAMES`; empty where only the name says it.
+        inside: Of a piece that begins inside a FASTA record: the record's id, and the bases before the piece.
+    """
+
+    path: str
+    num_bytes: int
+    digest: str
+    first: int = 0
+    stop: int | None = None
+    kind: str = ""
+    inside: tuple[str, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.path if self.stop is None else f"{self.path} bytes {self.first}-{self.stop}"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over a file found out.
+
+    Attributes:
+        kind: What it is.
+        size: Bytes of its text that are read.
+        digest: SHA-256 of them.
+        whole: Whether that is all of it.
+    """
+
+    kind: str
+    size: int
+    digest: str
+    whole: bool
+
+
+def read_text(root: Path, document: Document) -> str:
+    """The text of a document, as it is in its file: line ends are kept, a chat is rendered.
+
+    Raises:
+        DataError: The file is gone, cannot be read, or is no longer what it was.
+    """
+    content = read_range(root / document.path, document.first, document.stop)
+    text = content.decode("utf-8", errors="replace")
+    if document.kind != "chat":
+        return text
+    try:
+        return render_chat(json.loads(text))
+    except (ValueError, AnnotationError) as error:
+        raise DataError(f"{document.name} is no conversation any more ({error}); the file changed.") from None
+
+
+def scan(path: Path, limit: int) -> Scan | str:
+    """Reads a file once, in chunks: its kind, size and digest, or why it is left out (`binary`, `empty`, ...).
+
+    Of a file with more than `limit` bytes of text, the lines (or records) that fit are read.
+
+    Raises:
+        DataError: It is gzipped and broken, or it breaks the rules of its kind.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    digest, size, kind, blank = hashlib.sha256(), 0, "", True
+    try:
+        for chunk in read_chunks(path):
+            if not kind:
+                kind = _kind(path, chunk[:_HEAD_BYTES])
+                if kind in ("binary", FEATURES):
+                    return kind
+            decoder.decode(chunk)
+            blank = blank and not chunk.strip()
+            size += len(chunk)
+            if size > limit:
+                return Scan(kind, *_beginning(path, kind, limit), whole=False)
+            digest.update(chunk)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return "binary"
+    except OSError:
+        return "unreadable"
+    return "empty" if blank else Scan(kind, size, digest.hexdigest(), whole=True)
+
+
+def _kind(path: Path, head: bytes) -> str:
+    if b"\0" in head:
+        return "binary"
+    text = head.decode("utf-8", errors="ignore")
+    kind = kind_of(path.name, text)
+    sign = {"fasta": ">", "fastq": "@"}.get(kind, "")
+    if text.strip() and not text.lstrip().startswith(sign):
+        line = text.lstrip().splitlines()[0]
+        raise DataError(
+            f"{path} has no header: its first line is {line[:40]!r}, and a record of {kind.upper()} begins with "
+            f"{sign!r}. Give it one, or name the file otherwise."
+        )
+    return kind
+
+
+def _beginning(path: Path, kind: str, limit: int) -> tuple[int, str]:
+    """Size and digest of the lines or records that lie in the first `limit` bytes."""
+    start = max(0, limit - PIECE_BYTES)
+    size = start + _last_cut(read_range(path, start, limit), kind) if limit else 0
+    digest = hashlib.sha256()
+    for first in range(0, size, PIECE_BYTES):
+        digest.update(read_range(path, first, min(size, first + PIECE_BYTES)))
+    return size, digest.hexdigest()
+
+
+def documents_of(
+    root: Path, path: str, found: Scan, *, first: int = 0, stop: int | None = None, cut: int = 0
+) -> list[Document]:
+    """A file as documents, each no longer than `PIECE_BYTES` where lines allow it.
+
+    Args:
+        root: The data directory.
+        path: The file, below it.
+        found: What is known of it.
+        first: Where to begin: the start of a line or of a record.
+        stop: Where to end; `None` for the end of what is read.
+        cut: A place where a document must end.
+    """
+    stop = found.size if stop is None else stop
+    if found.whole and (first, stop, cut) == (0, found.size, 0) and found.size <= PIECE_BYTES:
+        return [Document(path, found.size, found.digest, kind=found.kind)]
+    documents: list[Document] = []
+    inside: tuple[str, int] | None = None
+    while first < stop:
+        end = cut if first < cut < stop else stop
+        content = read_range(root / path, first, min(end, first + PIECE_BYTES))
+        if first + len(content) < end:
+            content = content[: _last_cut(content, found.kind)]
+        if not content:
+            raise DataError(f"{root / path} is shorter than it was a moment ago; do not change it while it is read.")
+        digest = hashlib.sha256(content).hexdigest()
+        documents.append(Document(path, len(content), digest, first, first + len(content), found.kind, inside))
+        if found.kind == "fasta":
+            inside = _place_after(content, inside)
+        first += len(content)
+    return documents
+
+
+def _last_cut(content: bytes, kind: str) -> int:
+    """Where to cut: before the last record, else after the last line, else between characters."""
+    if kind == "fasta" and (cut := content.rfind(b"\n>") + 1):
+        return cut
+    cut = content.rfind(b"\n") + 1
+    if kind == "log":
+        line, seen = content.rfind(b"\n", 0, max(0, cut - 1)) + 1, 0
+        while line and seen < _LINE_BYTES and not _begins_record(content[line : line + 200]):
+            seen, line = cut - line, content.rfind(b"\n", 0, line - 1) + 1
+        cut = line if line and seen < _LINE_BYTES else cut
+    if cut:
+        return cut
+    cut = len(content)
+    while cut > 1 and content[cut - 1] & 0xC0 == 0x80:
+        cut -= 1
+    # the character that may be cut off goes to the next piece
+    return max(1, cut - 1) if content[cut - 1] >= 0xC0 else cut
+
+
+def _begins_record(line: bytes) -> bool:
+    text = line.split(b"\n", 1)[0].decode("utf-8", errors="replace")
+    return start_of_record(text, 0, len(text)) is not None
+
+
+def cut_before(path: Path, kind: str, wanted: int, size: int) -> int:
+    """The first byte from `wanted` on at which a line begins (of a log: a record).
+
+    Where no line ends behind it, the last one before it at which a line begins; without lines the next character.
+
+    Args:
+        path: The file.
+        kind: What it is.
+        wanted: Where a cut is wanted.
+        size: Bytes of the file's text.
+    """
+    content = read_range(path, wanted, min(size, wanted + PIECE_BYTES))
+    cut = content.find(b"\n") + 1
+    if kind == "log":
+        line = cut
+        while line and not _begins_record(content[line : line + 200]):
+            line = content.find(b"\n", line) + 1
+        cut = line or cut
+    if cut and wanted + cut < size:
+        return wanted + cut
+    # the last line is a long one: before it, if there is a line before it
+    start = max(0, wanted - PIECE_BYTES)
+    if before := read_range(path, start, wanted).rfind(b"\n") + 1:
+        return start + before
+    cut = 0
+    while cut < len(content) and content[cut] & 0xC0 == 0x80:
+        cut += 1
+    return wanted + cut
+
+
+def _place_after(content: bytes, inside: tuple[str, int] | None) -> tuple[str, int] | None:
+    """Where in a sequence the text that follows `content` begins."""
+    header = content.rfind(b"\n>") + 1
+    sequence, before = inside if inside is not None else ("", 0)
+    start = 0
+    if content[header : header + 1] == b">":
+        line = content[header + 1 :].split(b"\n", 1)[0]
+        start, before = header + 1 + len(line), 0
+        words = line.decode("utf-8", errors="replace").split(maxsplit=1)
+        sequence = words[0] if words else ""
+    return sequence, before + int((np.frombuffer(content[start:], dtype=np.uint8) > ord(" ")).sum())
+
+
+def chat_documents(root: Path, path: str, size: int) -> Iterator[Document]:
+    """The conversations in the first `size` bytes of a JSONL file, one document each.
+
+    Raises:
+        DataError: A line is no JSON or no conversation; the message names it.
+    """
+    first = 0
+    for number, line in enumerate(lines_of_file(root / path), start=1):
+        if first >= size:
+            return
+        if line.strip():
+            try:
+                text = render_chat(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+                raise DataError(f"{root / path} line {number} is no JSON ({reason}); mend or remove it.") from None
+            except AnnotationError as error:
+                raise DataError(f"{root / path} line {number}: {error}") from None
+            content = text.encode("utf-8", errors="replace")
+            digest = hashlib.sha256(content).hexdigest()
+            yield Document(path, len(content), digest, first, first + len(line), "chat")
+        first += len(line)
+
+
+def lines_of_file(path: Path) -> Iterator[bytes]:
+    """The lines of a file with their endings, read in chunks."""
+    rest: list[bytes] = []
+    for chunk in read_chunks(path):
+        head, newline, tail = chunk.rpartition(b"\n")
+        if not newline:
+            rest.append(chunk)
+            continue
+        yield from _split(b"".join([*rest, head, newline]))
+        rest = [tail]
+    if last := b"".join(rest):
+        yield last
+
+
+def _split(content: bytes) -> list[bytes]:
+    return [part + b"\n" for part in content.split(b"\n")[:-1]]
