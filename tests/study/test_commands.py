@@ -128,7 +128,7 @@ def test_an_interruption_says_how_to_go_on(
 FLAGS = {
     "study": "--data --pattern --plan --mask --dense-steps --seq-len --batch-size --accumulate --checkpointing "
     "--optimizer --lr --matrix-lr --clip-norm --tokenizer --steps --seconds "
-    "--seed --seeds --control --model --device --dtype --include --exclude "
+    "--seed --seeds --control --model --device --dtype --include --exclude --features "
     "--watts --gco2-per-kwh --pue --memory-gb --out --fresh --json",
     "demo": "--seconds --out --fresh --json",
 }

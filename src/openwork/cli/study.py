@@ -16,7 +16,7 @@ __all__ = ["conduct", "study"]
 
 
 def study(
-    data: Annotated[Path, typer.Option(help="Directory of text files to train and judge on, or one file.")],
+    data: Annotated[Path, typer.Option(help="Directory of files to train and judge on, or one file.")],
     pattern: Annotated[
         list[str] | None,
         typer.Option(help='A plan as pattern text, "Causal() & Window(before=255)" or "name: PATTERN". Repeatable.'),
@@ -72,6 +72,9 @@ def study(
     memory_gb: Annotated[
         float | None, typer.Option(help="Memory that batches have to fit into, in GB. [default: the device's]")
     ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="GFF3 or BED file: flags on FASTA sequences, known beforehand.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory for checkpoints, record and report. [default: openwork-study]")
     ] = None,
@@ -109,11 +112,12 @@ def study(
         "gco2_per_kwh": gco2_per_kwh,
         "pue": pue,
         "memory_gb": memory_gb,
+        "features": features,
         "out": out,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
     contenders = _contenders(pattern or [], plan or [], mask or [])
-    conduct(StudyConfig(data=data, contenders=contenders, **chosen), fresh=fresh, as_json=as_json)
+    conduct(StudyConfig(data=data, contenders=contenders, **chosen), fresh=fresh, as_json=as_json, propose=True)
 
 
 def _contenders(patterns: list[str], plans: list[Path], masks: list[Path]) -> tuple[Contender, ...]:
@@ -131,6 +135,7 @@ def conduct(
     *,
     fresh: bool,
     as_json: bool,
+    propose: bool = False,
     ending: Callable[[StudyResult], list[str]] = lambda result: [],
 ) -> None:
     """Runs the study with progress on stderr, then prints the table and the verdict, or one line of JSON.
@@ -139,6 +144,7 @@ def conduct(
         config: The study.
         fresh: Remove an earlier one first.
         as_json: One line of JSON instead of words.
+        propose: Where no plan is given, compare those that are proposed for this kind of data.
         ending: Lines to print after the verdict.
     """
     from rich.console import Console
@@ -151,7 +157,7 @@ def conduct(
     errors = Console(stderr=True)
     try:
         with StudyProgress(config, errors) as progress:
-            result = run(config, fresh=fresh, report=progress)
+            result = run(config, fresh=fresh, propose=propose, report=progress)
             progress.finish()
     except KeyboardInterrupt:
         errors.print(f"Stopped. The same command goes on from here; what is done is in {config.out}.")

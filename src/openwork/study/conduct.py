@@ -25,8 +25,8 @@ from openwork.study.config import MODEL_SHAPES, StudyConfig, with_contenders
 from openwork.study.environment import environment, resolve_device
 from openwork.study.folder import RunPlace, StudyFolder
 from openwork.study.masks import read_mask
-from openwork.study.notes import require_annotations
-from openwork.study.prepare import corpus_of, measure_held_out, prepare_data
+from openwork.study.prepare import corpus_of, data_facts, measure_held_out, prepare_data, require_facts
+from openwork.study.proposals import data_in_words, proposals
 from openwork.study.record import RunRecord
 from openwork.study.report import study_report, write_report
 from openwork.study.result import StudyResult
@@ -48,6 +48,7 @@ def run(
     *,
     patterns: Sequence[str | Pattern | Plan] = (),
     fresh: bool = False,
+    propose: bool = False,
     report: Report = lambda event: None,
     **options: Any,
 ) -> StudyResult:
@@ -62,6 +63,7 @@ def run(
         config: What to train on what; `None` where the options say it all.
         patterns: More plans to compare, each named by its text (`"name: pattern"` names it).
         fresh: Remove an earlier study in `config.out` first.
+        propose: Where no plan is given, compare those that `openwork.study.proposals` has for this kind of data.
         report: Told of progress, as dictionaries with an `event`.
         options: Fields of `StudyConfig`, in place of those of `config`.
 
@@ -79,19 +81,20 @@ def run(
     device = resolve_device(config.device)
     _check_inputs(config)
     corpus = corpus_of(config)
-    for contender in config.everyone:
-        if contender.plan is not None:
-            require_annotations((*corpus.training, *corpus.held_out), contender.plan.needs, contender.plan.annotator)
+    proposed = proposals(corpus, config.seq_len) if propose and not config.contenders else ()
+    config = replace(config, contenders=config.contenders or proposed)
+    require_facts(config, corpus)
     folder = StudyFolder(config.out)
     folder.create()
     try:
         with folder.lock():
-            facts = {"data": corpus.to_dict(), "device": device, "threads": torch.get_num_threads()}
-            facts["environment"] = environment(device)
             began = not folder.study.exists() or fresh
+            facts: dict[str, Any] = {"data": data_facts(corpus, report, began=began), "device": device}
+            facts |= {"threads": torch.get_num_threads(), "environment": environment(device)}
             study = folder.begin(config, facts, fresh=fresh)
             if not began:
                 report({"event": "resume", "out": str(config.out)})
+            report({"event": "data", "lines": data_in_words(study["data"], proposed)})
             try:
                 data = prepare_data(config, corpus, folder, report)
             except errors.DataError:

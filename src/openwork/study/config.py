@@ -167,6 +167,8 @@ class StudyConfig:
     """Names of files to read, with `*` and `?`; all text files where empty."""
     exclude: tuple[str, ...] = ()
     """Names of files or directories to leave out, with `*` and `?`."""
+    features: Path | None = None
+    """GFF3 or BED file: flags on FASTA sequences, taken to be knowledge that is there before the first base."""
     max_bytes: int = 1 << 28
     """Most bytes of text to read, in bytes; files beyond it are left out, and the report says so."""
     checkpoint_seconds: float = 10.0
@@ -186,6 +188,7 @@ class StudyConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", Path(self.data))
         object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "features", None if self.features is None else Path(self.features))
         if self.steps is None and self.seconds is None:
             object.__setattr__(self, "steps", 300)
         if self.matrix_lr is None and self.optimizer == "muon":
@@ -251,6 +254,7 @@ class StudyConfig:
         """The configuration as JSON values; paths are absolute, so that it means the same from anywhere."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
         content["data"], content["out"] = str(self.data.absolute()), str(self.out.absolute())
+        content["features"] = None if self.features is None else str(self.features.absolute())
         content["contenders"] = [contender.to_dict() for contender in self.contenders]
         content["include"], content["exclude"] = list(self.include), list(self.exclude)
         if (path := Path(self.tokenizer)).suffix == ".json":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -16,7 +17,7 @@ from openwork.study.kinds import FEATURES
 from openwork.study.pieces import Document, Scan, chat_documents, cut_before, documents_of, read_text, scan
 from openwork.study.record_starts import record_starts
 
-__all__ = ["Corpus", "Document", "read_corpus", "read_text"]
+__all__ = ["Corpus", "Document", "read_corpus", "read_text", "sequence_ids"]
 
 HELD_OUT_SHARE = 0.1
 """Share of the bytes that is kept back, at least one file."""
@@ -120,6 +121,12 @@ def _names(documents: Sequence[Document]) -> list[str]:
     names = [Document(path, 0, "", first, stop).name for path, first, stop in parts]
     more = len(names) - _NAMED_PARTS
     return names if more <= 0 else [*names[:_NAMED_PARTS], f"and {more} more; the fingerprint fixes them"]
+
+
+def sequence_ids(corpus: Corpus) -> set[str]:
+    """The ids of the FASTA records of a corpus: the first word of each header."""
+    documents = [document for document in (*corpus.training, *corpus.held_out) if document.kind == "fasta"]
+    return {name for text in corpus.texts(documents) for name in re.findall(r"^>[ \t]*(\S+)", text, re.MULTILINE)}
 
 
 def read_corpus(

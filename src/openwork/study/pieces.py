@@ -167,6 +167,7 @@ def documents_of(
         if not content:
             raise DataError(f"{root / path} is shorter than it was a moment ago; do not change it while it is read.")
         digest = hashlib.sha256(content).hexdigest()
+        inside = None if content[:1] == b">" else inside
         documents.append(Document(path, len(content), digest, first, first + len(content), found.kind, inside))
         if found.kind == "fasta":
             inside = _place_after(content, inside)
@@ -254,11 +255,11 @@ def chat_documents(root: Path, path: str, size: int) -> Iterator[Document]:
         if line.strip():
             try:
                 text = render_chat(json.loads(line))
+            except AnnotationError as error:
+                raise DataError(f"{root / path} line {number}: {error}") from None
             except (ValueError, RecursionError) as error:
                 reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
                 raise DataError(f"{root / path} line {number} is no JSON ({reason}); mend or remove it.") from None
-            except AnnotationError as error:
-                raise DataError(f"{root / path} line {number}: {error}") from None
             content = text.encode("utf-8", errors="replace")
             digest = hashlib.sha256(content).hexdigest()
             yield Document(path, len(content), digest, first, first + len(line), "chat")

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from openwork.annotate import read_features
 from openwork.errors import DataError
 from openwork.measure import gzip_bits_per_byte
 from openwork.runs import write_file
 from openwork.study.config import StudyConfig
-from openwork.study.corpus import Corpus, read_corpus, read_text
+from openwork.study.corpus import Corpus, read_corpus, read_text, sequence_ids
+from openwork.study.duplicates import near_duplicates
 from openwork.study.folder import StudyFolder
+from openwork.study.notes import require_annotations
 from openwork.study.record import HeldOut
 from openwork.study.tokenizer import TextTokenizer, load_tokenizer, parse_tokenizer, train_bpe
 from openwork.study.tokens import TokenStream, load_stream, require_length, tokenize
 from openwork.study.trainer import StudyData
 
-__all__ = ["load_data", "measure_held_out", "prepare_data"]
+__all__ = ["corpus_of", "data_facts", "load_data", "measure_held_out", "prepare_data", "require_facts"]
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -54,8 +58,33 @@ def load_data(config: StudyConfig, folder: StudyFolder) -> StudyData:
 
 
 def corpus_of(config: StudyConfig) -> Corpus:
-    """The files that the study reads."""
-    return read_corpus(config.data, include=config.include, exclude=config.exclude, max_bytes=config.max_bytes)
+    """The files that the study reads; features that the user names are taken to be knowledge from elsewhere."""
+    corpus = read_corpus(config.data, include=config.include, exclude=config.exclude, max_bytes=config.max_bytes)
+    if config.features is None:
+        return corpus
+    return replace(corpus, features=read_features(config.features, known_beforehand=True))
+
+
+def require_facts(config: StudyConfig, corpus: Corpus) -> None:
+    """Raises an `AnnotationError` where a plan reads facts that nothing gives here, or features do not fit the data."""
+    documents = (*corpus.training, *corpus.held_out)
+    if corpus.features is not None:
+        corpus.features.require_sequences(sequence_ids(corpus))
+    for contender in config.everyone:
+        if contender.plan is not None:
+            require_annotations(documents, contender.plan.needs, contender.plan.annotator, corpus.features)
+
+
+def data_facts(corpus: Corpus, report: Report, *, began: bool) -> dict[str, Any]:
+    """What is recorded of the data; of a study that begins also what held-out and training text have in common."""
+    facts = corpus.to_dict()
+    if began:
+
+        def progress(done: int, total: int) -> None:
+            report({"event": "prepare", "what": "near-duplicates", "done": done, "total": total})
+
+        facts["near_duplicates"] = near_duplicates(corpus, progress).to_dict()
+    return facts
 
 
 def _tokenizer(config: StudyConfig, folder: StudyFolder) -> TextTokenizer:

@@ -60,6 +60,10 @@ class StudyProgress:
     def _on_stopping(self, event: dict[str, Any]) -> None:
         self._progress.print("Saving; the same command goes on from here.")
 
+    def _on_data(self, event: dict[str, Any]) -> None:
+        for line in event["lines"]:
+            self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def _on_prepare(self, event: dict[str, Any]) -> None:
         what, total = event["what"], event["total"] or None
         if what not in self._preparing:

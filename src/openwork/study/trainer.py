@@ -130,10 +130,10 @@ class Trainer:
         plan = self.contender.plan_of_layers
         needs = plan.needs if plan is not None else {}
         annotator = plan.annotator if plan is not None else None
-        root, tokenizer = self.data.corpus.root, self.data.tokenizer
+        root, tokenizer, features = self.data.corpus.root, self.data.tokenizer, self.data.corpus.features
 
         def batches(stream: TokenStream) -> Batches:
-            notes = SequenceNotes(stream, root, tokenizer, needs, annotator) if needs else None
+            notes = SequenceNotes(stream, root, tokenizer, needs, annotator, features) if needs else None
             return Batches(stream, seq_len=config.seq_len, batch_size=config.batch_size, seed=self.seed, notes=notes)
 
         self._training = batches(self.data.training)

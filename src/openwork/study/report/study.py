@@ -6,6 +6,7 @@ from typing import Any
 
 from openwork.study.config import DENSE
 from openwork.study.practice import ACCELERATORS
+from openwork.study.proposals import data_in_words
 from openwork.study.report.charts import Bar, Point, bar_figure, point_figure
 from openwork.study.report.context import context_sections
 from openwork.study.report.curves import curve_figures
@@ -214,6 +215,7 @@ def _data(result: StudyResult) -> Table:
         ("training", f"{data['training_files']:,} files, {data['training_bytes']:,} bytes"),
         ("held out", f"{len(data['held_out_files']):,} files, {data['held_out_bytes']:,} bytes"),
     ]
+    rows += [("found", line) for line in data_in_words(data)]
     if data.get("left_out"):
         rows.append(("left out", ", ".join(f"{count:,} {reason}" for reason, count in data["left_out"].items())))
     return Table(("", "what"), tuple(rows), "What was read")
