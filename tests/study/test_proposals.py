@@ -89,8 +89,8 @@ def test_the_data_is_told_in_words(tmp_path: Path) -> None:
     assert lines[0] == "Data: logs (1 file, 1.7 kB), Markdown (1 file, 1.3 kB); 1.3 kB held out, by file."
     assert lines[1] == "Left out: 1 binary."
     assert lines[2] == (
-        "Near-duplicates: 1 of 1 held-out document, 100.0% of their bytes, such as b.md (at least 50% of each is in the "
-        "training text); 50% of the held-out pieces of 32 bytes are in the training text."
+        "Near-duplicates: 1 of 1 held-out document, 100.0% of their bytes, such as b.md (at least 50% of each is in "
+        "the training text); 50% of the held-out pieces of 32 bytes are in the training text."
     )
     assert lines[3].startswith("Proposed for it") and len(lines) == 7
     none = data_in_words(corpus.to_dict() | {"near_duplicates": copies | {"documents": 0, "names": []}})

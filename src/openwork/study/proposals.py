@@ -72,6 +72,8 @@ def data_in_words(data: Mapping[str, Any], plans: tuple[Contender, ...] = ()) ->
         data: `Corpus.to_dict()`, with or without what is known of near-duplicates.
         plans: Plans that are proposed; none where the user gave some.
     """
+    if "kinds" not in data:
+        return []  # a record of an earlier version
     found = [
         f"{NAMES.get(kind, kind)} ({count['files']:,} file{_s(count['files'])}, {_size(count['bytes'])})"
         for kind, count in data["kinds"].items()

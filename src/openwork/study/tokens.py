@@ -116,7 +116,8 @@ def load_stream(corpus: Corpus, part: str, tokenizer: TextTokenizer, directory: 
         _join(directory, part, tokenizer.separator, len(documents))
     try:
         firsts = np.load(_firsts_path(directory, part))
-        ids = np.memmap(path, dtype=np.int32, mode="r")
+        # "c": a page that someone writes to is theirs alone, the file stays
+        ids = np.memmap(path, dtype=np.int32, mode="c")
     except (OSError, ValueError) as error:
         raise StudyError(f"cannot read {path} ({error}); use --fresh to make it again.") from None
     if len(firsts) != len(documents):
