@@ -91,10 +91,12 @@ def test_every_command_that_help_names_has_help_and_json(capsys) -> None:
     assert frame.main(["--help"]) == 0
     listed = capsys.readouterr().out.split("Commands:")[1]
     names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
-    assert set(names) == {command.name for command in frame.app.registered_commands}
+    groups = {group.typer_instance.info.name: group.typer_instance for group in frame.app.registered_groups}
+    assert set(names) == {command.name for command in frame.app.registered_commands} | set(groups)
     for name in names:
-        assert frame.main([name, "--help"]) == 0
-        assert "--json" in capsys.readouterr().out
+        for command in groups[name].registered_commands if name in groups else [None]:
+            assert frame.main([name, *([command.name] if command else []), "--help"]) == 0
+            assert "--json" in capsys.readouterr().out
 
 
 def test_without_a_command_it_prints_its_help(capsys) -> None:

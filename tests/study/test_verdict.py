@@ -234,6 +234,10 @@ def test_a_crossing_is_told_with_its_place() -> None:
     words = sentence(result_of({"dense": dense, "window": window}), "window beside")
     assert "its held-out curve over tokens crosses dense attention's at 5,120 tokens and is below it" in words
     assert "(one seed: no interval)" in words
+    # at four times the speed one evaluation of dense attention is as early as the plan's last
+    window["curve"] = tuple((n, n / 40, bpb) for n, _, bpb in window["curve"])
+    words = sentence(result_of({"dense": dense, "window": window | {"seconds": 0.25}}), "window beside")
+    assert words.endswith("and over seconds has too few evaluations in common with it to say.")
 
 
 def test_what_the_noise_of_the_seeds_covers_is_called_noise() -> None:

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from openwork import __version__
-from openwork.cli import check, demo, doctor, show, study
+from openwork.cli import check, demo, doctor, runs, show, study
 from openwork.errors import OpenworkError
 
 __all__ = ["app", "main"]
@@ -32,6 +32,7 @@ app.command("demo")(demo.demo)
 app.command("show")(show.show)
 app.command("check")(check.check)
 app.command("study")(study.study)
+app.add_typer(runs.app)
 app.command("doctor")(doctor.doctor)
 
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from openwork.errors import StudyError
 
-__all__ = ["Lock", "read_json", "write_file", "write_json"]
+__all__ = ["Lock", "is_locked", "read_json", "write_file", "write_json"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -138,6 +138,18 @@ class Lock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds this lock file now; nothing is written, and a lock that is free stays free.
+
+    It is taken for an instant to find out, so whoever wants it meanwhile needs a little `patience_s`.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return not _take(file)
+    except OSError:
+        return False
 
 
 def _take(file: IO[str]) -> bool:

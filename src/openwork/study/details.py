@@ -36,6 +36,8 @@ def interval_words(interval: Interval | None) -> str:
     """What an interval of differences says, in brackets' words."""
     if interval is None:
         return "one seed: no interval"
+    if interval.low == interval.high == 0:
+        return "no difference"
     within = ", within noise" if interval.holds_zero else ""
     return (
         f"{interval.mean:+.3f}, 95 % interval {interval.low:+.3f} to {interval.high:+.3f}, n = {interval.num_samples}"
@@ -53,9 +55,13 @@ def _apart(row: Row, result: StudyResult) -> str:
         if result.config.steps is not None and not row.equal_seconds.final:
             early = ", where the learning rate of the slower one had not fallen yet"
         parts.append(f"after equally many seconds ({row.equal_seconds.at:,.0f}{early}) {_meeting(row.equal_seconds)}")
-    crossings = [_crossing(found) for found in (row.crossing_tokens, row.crossing_seconds) if found is not None]
-    if crossings:
-        parts.append("its held-out curve " + " and ".join(crossings))
+    crossings = {"tokens": row.crossing_tokens, "seconds": row.crossing_seconds}
+    if any(crossings.values()):
+        told = (
+            _crossing(found) if found is not None else f"over {axis} has too few evaluations in common with it to say"
+            for axis, found in crossings.items()
+        )
+        parts.append("its held-out curve " + " and ".join(told))
     return f"{row.name} beside dense attention, {'; '.join(parts)}." if parts else ""
 
 

@@ -15,6 +15,7 @@ from openwork.study.config import Contender, StudyConfig, refuse_changes
 __all__ = ["RunPlace", "StudyFolder"]
 
 FORMAT = 1
+_PATIENCE_SECONDS = 0.3
 _OURS = ("study.json", "record.json", "report.html", "tokenizer.json", "tokens", "runs", "lock")
 
 
@@ -70,7 +71,8 @@ class StudyFolder:
 
     def lock(self) -> Lock:
         """One study at a time in this directory."""
-        return Lock(self.path / "lock", holder=f"--out {self.path}")
+        # whoever lists studies takes the lock for an instant to see whether it is held
+        return Lock(self.path / "lock", holder=f"--out {self.path}", patience_s=_PATIENCE_SECONDS)
 
     def begin(self, config: StudyConfig, facts: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
         """What is recorded of the study: an earlier call's where it meant the same, else anew.
