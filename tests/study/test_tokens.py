@@ -115,6 +115,20 @@ def test_tokens_are_the_same_however_often_it_was_stopped(
     assert np.array_equal(parts.ids, whole.ids) and np.array_equal(parts.firsts, whole.firsts)
 
 
+def test_a_shard_holds_no_more_than_it_may(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, tokenizer = read_corpus(texts), load_tokenizer(None)
+    whole = stream_of(corpus, tmp_path / "whole")
+    monkeypatch.setattr("openwork.study.tokens._SHARD_TOKENS", 3000)
+    monkeypatch.setattr("openwork.study.tokens._BATCH_BYTES", 1000)
+    tokenize(corpus, "training", tokenizer, tmp_path / "parts")
+    largest = max(len(np.load(path)["ids"]) for path in (tmp_path / "parts").glob("*.npz"))
+    assert largest < 3000 + max(document.num_bytes for document in corpus.training)
+    assert np.array_equal(load_stream(corpus, "training", tokenizer, tmp_path / "parts").ids, whole.ids)
+    # joined, they lie in one file, and what was done is not done again
+    assert not list((tmp_path / "parts").glob("*.npz"))
+    tokenize(corpus, "training", tokenizer, tmp_path / "parts", lambda done, total: pytest.fail("tokenized again"))
+
+
 def test_pieces_cover_any_window(texts: Path, tmp_path: Path) -> None:
     stream = stream_of(read_corpus(texts), tmp_path)
     for first in range(0, len(stream.ids), 997):

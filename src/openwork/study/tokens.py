@@ -20,6 +20,8 @@ from openwork.study.tokenizer import TextTokenizer
 __all__ = ["TokenStream", "load_stream", "tokenize"]
 
 _SHARD_SECONDS = 5.0
+_SHARD_TOKENS = 1 << 22
+"""A shard ends with the batch that reaches either: what a stop repeats, and what memory holds, is bounded."""
 _BATCH_BYTES = 1 << 20
 
 Progress = Callable[[int, int], None]
@@ -89,13 +91,14 @@ def tokenize(
     while done < len(documents):
         ids: list[npt.NDArray[np.int32]] = []
         counts: list[int] = []
-        started = time.monotonic()
-        while not counts or (done + len(counts) < len(documents) and time.monotonic() - started < _SHARD_SECONDS):
+        started, full = time.monotonic(), False
+        while not full and done + len(counts) < len(documents):
             batch = _next_batch(documents, done + len(counts))
             encoded = tokenizer.encode(list(corpus.texts(batch)))
             ids += encoded
             counts += [len(tokens) for tokens in encoded]
             progress(int(sizes[done + len(counts) - 1]), int(sizes[-1]))
+            full = time.monotonic() - started >= _SHARD_SECONDS or sum(counts) >= _SHARD_TOKENS
         file = io.BytesIO()
         np.savez(file, ids=np.concatenate(ids), counts=np.asarray(counts, dtype=np.int64))
         write_file(directory / f"{part}-{num_shards:04}.npz", file.getbuffer())
