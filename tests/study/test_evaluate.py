@@ -38,6 +38,12 @@ print(area(1, 2))
 """
 
 
+@pytest.fixture(autouse=True)
+def small_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves of four sequences here, not of 4,096 tokens."""
+    monkeypatch.setattr("openwork.study.config._FEWEST_CURVE_TOKENS", 4 * SEQ_LEN)
+
+
 def stream_of(*texts: str, root: Path) -> TokenStream:
     """A byte stream over Python files with these texts."""
     tokenizer, documents, ids, firsts = load_tokenizer(None), [], [], []
@@ -99,6 +105,15 @@ def test_a_stopped_evaluation_ends_with_the_same_bits(tiny: Tiny, stop: int) -> 
     assert broken.tally["sequences"] == 3 * stop and not broken.final
     evaluate(config, broken)
     assert (broken.final, broken.evaluated) == (whole.final, whole.evaluated)
+
+
+def test_a_curve_takes_an_eighth_of_the_text_but_enough_of_it(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    # the demo's: 4 sequences at the end, one on the way
+    assert tiny(seq_len=8192, batch_size=1, eval_tokens=32768).num_curve_sequences(99) == 1
+    assert tiny(seq_len=1024, batch_size=4, eval_tokens=262144).num_curve_sequences(999) == 32
+    assert tiny(seq_len=1024, batch_size=3, eval_tokens=8192).num_curve_sequences(999) == 6
+    assert tiny(seq_len=96, batch_size=2, eval_tokens=400).num_curve_sequences(999) == 4
 
 
 def test_a_last_step_that_was_measured_on_the_way_gets_no_second_point(tiny: Tiny) -> None:

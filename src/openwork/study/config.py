@@ -27,7 +27,7 @@ _NAMED = re.compile(r"(\w[\w +.-]*):\s+(.+)", re.DOTALL)
 
 _CURVE_SHARE = 8
 """An evaluation on the way takes one in so many of the held-out sequences that count at the end."""
-_FEWEST_CURVE_SEQUENCES = 4
+_FEWEST_CURVE_TOKENS = 4096
 
 CONTROL = "control"
 """Name of the plan that must lose, where the study can tell plans apart at all."""
@@ -161,8 +161,8 @@ class StudyConfig:
     eval_tokens: int = 262_144
     """Most held-out tokens that quality is measured on, in tokens."""
     eval_every: int | None = None
-    """Optimizer steps between measurements of held-out quality on the way, on an eighth of `eval_tokens` (at least 4
-    sequences); 0 for only at the end. `None` is at each eighth of the steps or of the seconds."""
+    """Optimizer steps between measurements of held-out quality on the way, on an eighth of `eval_tokens` (at least
+    4,096 tokens); 0 for only at the end. `None` is at each eighth of the steps or of the seconds."""
     include: tuple[str, ...] = ()
     """Names of files to read, with `*` and `?`; all text files where empty."""
     exclude: tuple[str, ...] = ()
@@ -247,7 +247,7 @@ class StudyConfig:
     def num_curve_sequences(self, available: int) -> int:
         """Of those, the first ones, on which quality is measured on the way: whole batches."""
         total = self.num_eval_sequences(available)
-        wanted = max(_FEWEST_CURVE_SEQUENCES, -(-total // _CURVE_SHARE))
+        wanted = max(-(-_FEWEST_CURVE_TOKENS // self.seq_len), -(-total // _CURVE_SHARE))
         return min(total, -(-wanted // self.batch_size) * self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
