@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from openwork.measure import Interval
 from openwork.study.config import CONTROL, DENSE
@@ -11,25 +12,37 @@ from openwork.study.practice import ACCELERATORS
 from openwork.study.result import StudyResult
 from openwork.study.rows import Row, Stretch, UseLoss
 
-__all__ = ["details", "interval_words"]
+__all__ = ["Details", "details", "interval_words"]
 
 _OCTAVE = 2
 """Stretches of positions in which the context doubles."""
 
 
-def details(result: StudyResult) -> list[str]:
+class Details(NamedTuple):
+    """Sentences that a report sets beside the figures they are about.
+
+    Attributes:
+        comparisons: Plans beside dense attention at equal tokens and at equal seconds.
+        practice: Batches, epochs, accelerators, energy.
+        context: Where in the text the loss is.
+    """
+
+    comparisons: list[str]
+    practice: list[str]
+    context: list[str]
+
+
+def details(result: StudyResult) -> Details:
     """Comparisons at equal tokens and seconds, practice, energy, and where in the text the loss is."""
     rows = {row.name: row for row in result.rows}
     dense = rows[DENSE]
     compared = [row for name, row in rows.items() if name not in (DENSE, CONTROL)]
-    sentences = [found for row in compared if (found := _apart(row, result))]
-    sentences += [_practice(row, dense, result) for row in compared]
-    sentences.append(_energy([dense, *compared], result))
-    if found := _positions([dense, *compared]):
-        sentences.append(found)
-    if found := _uses([dense, *compared], result):
-        sentences.append(found)
-    return sentences
+    shown = [dense, *compared]
+    return Details(
+        comparisons=[found for row in compared if (found := _apart(row, result))],
+        practice=[*(_practice(row, dense, result) for row in compared), _energy(shown, result)],
+        context=[found for found in (_positions(shown), _uses(shown, result)) if found],
+    )
 
 
 def interval_words(interval: Interval | None) -> str:

@@ -34,7 +34,7 @@ def verdict(result: StudyResult) -> list[str]:
         )
     if not counted:
         sentences.append(f"Quality is not distinguishable at this budget: {reason}.")
-    sentences += details(result)
+    sentences += [sentence for group in details(result) for sentence in group]
     gzip = result.held_out.gzip_bits_per_byte
     worse = [row for row in rows.values() if row.bits_per_byte >= gzip]
     if worse:

@@ -14,7 +14,7 @@ from openwork.study.report.charts import Line, line_figure
 from openwork.study.report.values import Figure
 from openwork.study.result import StudyResult
 
-__all__ = ["curve_figures"]
+__all__ = ["curve_figures", "plan_line", "seconds_of", "tokens_of"]
 
 _POINTS = 50
 """Points of a line; each is the mean of the steps around it."""
@@ -44,7 +44,7 @@ def tokens_of(record: RunRecord) -> Floats:
 
 
 def _figure(result: StudyResult, places: Places, caption: str, x_label: str, *, held_out_x: int) -> Figure:
-    lines = [_line(result, row.name, places, style, held_out_x) for style, row in enumerate(result.rows)]
+    lines = [plan_line(result, row.name, places, style, held_out_x) for style, row in enumerate(result.rows)]
     gzip = result.held_out.gzip_bits_per_byte
     settled = [y for line in lines for _, y in line.points[int(len(line.points) * _START) :]]
     settled += [high for line in lines for *_, high in line.band[int(len(line.band) * _START) :]]
@@ -98,7 +98,7 @@ def _last(line: Line) -> str:
     return f"{line.markers[-1][1]:.3f} held out" if line.markers else "not measured held out"
 
 
-def _line(result: StudyResult, name: str, places: Places, style: int, held_out_x: int) -> Line:
+def plan_line(result: StudyResult, name: str, places: Places, style: int, held_out_x: int) -> Line:
     """One plan: mean and range of its seeds where they had done the same share of their steps."""
     records = result.of(name)
     curves = [_smooth(places(record), _quality(record, result.training_bytes_per_token)) for record in records]

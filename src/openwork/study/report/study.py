@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from openwork.study.config import DENSE
+from openwork.study.details import details
 from openwork.study.practice import ACCELERATORS
 from openwork.study.proposals import data_in_words
 from openwork.study.report.charts import Bar, Point, bar_figure, point_figure
@@ -42,12 +45,13 @@ def study_report(result: StudyResult, data: StudyData | None = None) -> Report:
 def study_sections(result: StudyResult, data: StudyData | None = None) -> tuple[tuple[Section, ...], dict[str, Any]]:
     """The sections of a study's report, in order, and what they show beyond the figures of `result.to_dict()`."""
     drawn, figures = ((), {}) if data is None else plan_sections(result, data)
+    comparisons, practice, context = (_named(result, group) for group in details(result))
     sections = (
         Section("What each plan saved and cost", "", (_table(result), Words(_meanings(result), soft=True))),
-        Section("Curves", "", curve_figures(result)),
+        Section("Curves", "", (*curve_figures(result), *comparisons)),
         Section("Time, memory, quality", "Down and to the left is better.", _trade_offs(result)),
-        *context_sections(result),
-        Section("In practice", "", (_practice(result), Words(_assumed(result), soft=True))),
+        *(replace(section, parts=(*section.parts, *context)) for section in context_sections(result)),
+        Section("In practice", "", (_practice(result), *practice)),
         *drawn,
         Section("Data", "", (_data(result),)),
         Section("Options", "", (_options(result),), folded=True),
@@ -56,11 +60,19 @@ def study_sections(result: StudyResult, data: StudyData | None = None) -> tuple[
 
 
 def study_verdict(result: StudyResult) -> tuple[Words, ...]:
-    """The verdict, each plan's name set apart."""
+    """The verdict without its details, which stand beside the figures that they are about."""
+    beside = {sentence for group in details(result) for sentence in group}
+    short = _named(result, [sentence for sentence in result.verdict.split("\n") if sentence not in beside])
+    more = "Comparisons at equal tokens and seconds, and what it comes to in practice, stand with their figures below."
+    return (*short, Words(more, soft=True))
+
+
+def _named(result: StudyResult, sentences: Sequence[str]) -> tuple[Words, ...]:
+    """Sentences, each with the plan that it begins with set apart."""
     # longer names first: "window + definitions" begins with "window"
     names = sorted((row.name for row in result.rows), key=len, reverse=True)
     words = []
-    for sentence in result.verdict.split("\n"):
+    for sentence in sentences:
         name = next((name for name in names if sentence.startswith((f"{name}: ", f"{name} "))), None)
         if name is None:
             words.append(Words(sentence))
@@ -199,15 +211,6 @@ def _practice(result: StudyResult) -> Table:
     return Table(("", *(row.name for row in rows)), tuple(table), "What it comes to")
 
 
-def _assumed(result: StudyResult) -> str:
-    power, config = result.power, result.config
-    building = f" x {config.pue:g} for the building" if config.pue != 1 else ""
-    return (
-        f"Energy is estimated: time x {power.watts:g} W ({power.reason}){building}; {config.gco2_per_kwh:g} g CO2e for "
-        "each kWh."
-    )
-
-
 def _data(result: StudyResult) -> Table:
     data = result.data
     rows: list[tuple[str | Cell, ...]] = [
@@ -215,10 +218,13 @@ def _data(result: StudyResult) -> Table:
         ("training", f"{data['training_files']:,} files, {data['training_bytes']:,} bytes"),
         ("held out", f"{len(data['held_out_files']):,} files, {data['held_out_bytes']:,} bytes"),
     ]
-    rows += [("found", line) for line in data_in_words(data)]
-    if data.get("left_out"):
+    # "Data: ...", "Left out: ...", "Near-duplicates: ...": none of a study from before they were looked for
+    for line in data_in_words(data):
+        name, _, words = line.partition(": ")
+        rows.append(("what it is" if name == "Data" else name.lower(), words))
+    if "kinds" not in data and data.get("left_out"):
         rows.append(("left out", ", ".join(f"{count:,} {reason}" for reason, count in data["left_out"].items())))
-    return Table(("", "what"), tuple(rows), "What was read")
+    return Table(("", "what was read"), tuple(rows), "Text to train and to judge on")
 
 
 def _options(result: StudyResult) -> Table:
