@@ -113,7 +113,9 @@ def test_changed_options_are_refused_by_name(tmp_path: Path) -> None:
     ):
         refuse_changes(config.to_dict(), other.to_dict())
     changed = replace(config, contenders=(contender_from_text("window: Causal() & Window(before=8)"),))
-    with pytest.raises(StudyError, match=r"--pattern, --plan or --mask \(another plan or mask under the same name\)"):
+    with pytest.raises(
+        StudyError, match=r"--pattern, --plan or --mask \(another plan, mask or schedule under the same name\)"
+    ):
         refuse_changes(config.to_dict(), changed.to_dict())
     with pytest.raises(StudyError, match=r"--pattern, --plan or --mask \(was window, now \)"):
         refuse_changes(config.to_dict(), replace(config, contenders=()).to_dict())
@@ -126,7 +128,7 @@ def test_a_mask_that_was_rewritten_counts_as_changed(tmp_path: Path) -> None:
     config = StudyConfig(data=tmp_path, contenders=(Contender(name="mask", mask=mask),))
     before = config.to_dict()
     np.save(mask, np.eye(4, dtype=bool))
-    with pytest.raises(StudyError, match="another plan or mask under the same name"):
+    with pytest.raises(StudyError, match="another plan, mask or schedule under the same name"):
         refuse_changes(before, config.to_dict())
 
 

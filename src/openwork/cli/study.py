@@ -25,8 +25,12 @@ def study(
     mask: Annotated[
         list[Path] | None, typer.Option(help="A boolean mask for --seq-len tokens, .npy or .pt. Repeatable.")
     ] = None,
+    schedule: Annotated[
+        list[str] | None,
+        typer.Option(help='From step to plan, "Shrink(end_step=200)" for all or "name: SCHEDULE". Repeatable.'),
+    ] = None,
     dense_steps: Annotated[
-        int | None, typer.Option(help="First steps of each run that are dense. [default: 0]")
+        int | None, typer.Option(help="First steps that are dense, without --schedule. [default: 0]")
     ] = None,
     seq_len: Annotated[int | None, typer.Option(help="Tokens of each sequence. [default: 1024]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences in a step. [default: 4]")] = None,
@@ -48,6 +52,7 @@ def study(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of each run. [default: 300, without --seconds]")] = None,
     seconds: Annotated[float | None, typer.Option(help="Training seconds of each run.")] = None,
+    eval_every: Annotated[int | None, typer.Option(help="Steps between measurements. [default: 8 in a run]")] = None,
     seed: Annotated[int | None, typer.Option(help="First weights and order of the data. [default: 0]")] = None,
     seeds: Annotated[int | None, typer.Option(help="Train each plan with so many seeds. [default: 1]")] = None,
     control: Annotated[
@@ -85,7 +90,7 @@ def study(
 
     Stop it whenever you like: the same command goes on where it was.
     """
-    from openwork.study import StudyConfig
+    from openwork.study import StudyConfig, with_schedules
 
     given: dict[str, Any] = {
         "dense_steps": dense_steps,
@@ -100,6 +105,7 @@ def study(
         "tokenizer": tokenizer,
         "steps": steps,
         "seconds": seconds,
+        "eval_every": eval_every,
         "seed": seed,
         "seeds": seeds,
         "control": control,
@@ -116,7 +122,7 @@ def study(
         "out": out,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
-    contenders = _contenders(pattern or [], plan or [], mask or [])
+    contenders = with_schedules(_contenders(pattern or [], plan or [], mask or []), schedule or [])
     conduct(StudyConfig(data=data, contenders=contenders, **chosen), fresh=fresh, as_json=as_json, propose=True)
 
 

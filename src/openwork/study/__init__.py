@@ -12,26 +12,22 @@ if TYPE_CHECKING:
     from openwork.study.conduct import run
     from openwork.study.config import (
         MODEL_SHAPES,
-        Contender,
         ModelShape,
         StudyConfig,
-        contender_from_text,
-        read_plan,
         with_contenders,
     )
+    from openwork.study.contender import Contender, contender_from_text, read_plan, with_schedules
     from openwork.study.result import Row, StudyResult
 
 _HOMES = {
     "conduct": ("run",),
     "config": (
         "MODEL_SHAPES",
-        "Contender",
         "ModelShape",
         "StudyConfig",
-        "contender_from_text",
-        "read_plan",
         "with_contenders",
     ),
+    "contender": ("Contender", "contender_from_text", "read_plan", "with_schedules"),
     "result": ("Row", "StudyResult"),
 }
 
@@ -46,6 +42,7 @@ __all__ = [
     "read_plan",
     "run",
     "with_contenders",
+    "with_schedules",
 ]
 
 

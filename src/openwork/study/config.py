@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from openwork.errors import PlanError, StudyError
-from openwork.patterns import And, Causal, Pattern, parse_pattern
-from openwork.plan import Plan, read_plan
-from openwork.train.optimizer import OPTIMIZERS
+from openwork.errors import StudyError
+from openwork.patterns import Causal, Pattern, parse_pattern
+from openwork.plan import Plan
+from openwork.study.contender import Contender, contender_from_text
+from openwork.train import DenseThenSparse
+from openwork.train.kinds import OPTIMIZERS
 
-__all__ = ["DENSE", "MODEL_SHAPES", "Contender", "ModelShape", "StudyConfig", "contender_from_text", "read_plan"]
+__all__ = ["CONTROL", "DENSE", "MODEL_SHAPES", "ModelShape", "StudyConfig", "with_contenders"]
 
 DENSE = "dense"
 """Name of the baseline that is part of every study."""
 
-_MATRIX_LR = 2e-2
-
-_NAMED = re.compile(r"(\w[\w +.-]*):\s+(.+)", re.DOTALL)
-"""A name before a pattern text; the space after the colon tells it from an import path."""
+CONTROL = "control"
+"""Name of the plan that must lose, where the study can tell plans apart at all."""
 
 _CURVE_SHARE = 8
 """An evaluation on the way takes one in so many of the held-out sequences that count at the end."""
 _FEWEST_CURVE_TOKENS = 4096
 
-CONTROL = "control"
-"""Name of the plan that must lose, where the study can tell plans apart at all."""
+_MATRIX_LR = 2e-2
+"""Default of `matrix_lr`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,48 +61,6 @@ MODEL_SHAPES: Mapping[str, ModelShape] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
-    """One plan of a study: a `Plan`, or a fixed mask from a file."""
-
-    name: str
-    """What tables and files call it; unique in a study."""
-    plan: Plan | None = None
-    """What every layer uses; `None` where `mask` says it."""
-    mask: Path | None = None
-    """A boolean mask [seq_len, seq_len], or with heads before it, in a `.npy` or `.pt` file; True = attend."""
-
-    def __post_init__(self) -> None:
-        if not self.name or (self.plan is None) == (self.mask is None):
-            raise PlanError(f"a contender has a name and either a plan or a mask file; got {self.name!r}.")
-
-    @property
-    def plan_of_layers(self) -> Plan | None:
-        """The plan as the model uses it: a plan only removes pairs, so what is not causal is made so."""
-        return None if self.plan is None else self.plan.map(_causal)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The contender as JSON values."""
-        if self.plan is not None:
-            return {"name": self.name, "plan": json.loads(self.plan.to_json())}
-        assert self.mask is not None
-        return {"name": self.name, "mask": str(self.mask), "mask_sha256": _file_digest(self.mask)}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Contender:
-        """The contender that `to_dict` wrote."""
-        if "plan" in content:
-            return cls(name=content["name"], plan=Plan.from_json(json.dumps(content["plan"])))
-        return cls(name=content["name"], mask=Path(content["mask"]))
-
-
-def contender_from_text(text: str) -> Contender:
-    """A contender for one pattern text, for all layers; `name: pattern` gives it a name of its own."""
-    named = _NAMED.fullmatch(text.strip())
-    name, rest = named.groups() if named else (text.strip(), text.strip())
-    return Contender(name=name, plan=Plan(default=parse_pattern(rest)))
-
-
-@dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """Everything that decides what a study does; two equal ones give the same losses, bit for bit.
 
@@ -119,7 +74,8 @@ class StudyConfig:
     contenders: tuple[Contender, ...] = ()
     """The plans to compare with dense attention."""
     dense_steps: int = 0
-    """Optimizer steps at the start of each run that use dense attention, in steps."""
+    """Optimizer steps at the start of each run that use dense attention: `DenseThenSparse` for every plan that has no
+    schedule of its own."""
     seq_len: int = 1024
     """Tokens of each training sequence."""
     batch_size: int = 4
@@ -215,6 +171,7 @@ class StudyConfig:
                 f"--accumulate {self.accumulate} must divide --batch-size {self.batch_size}: a step's sequences are "
                 "cut into so many equal parts."
             )
+        self._check_measurements()
         names = [contender.name for contender in self.contenders]
         taken = {DENSE, *([CONTROL] if self.control else [])}
         for position, name in enumerate(names):
@@ -227,6 +184,16 @@ class StudyConfig:
             if contender.plan is not None:
                 contender.plan.check(shape.num_layers, shape.q_heads)
 
+    def _check_measurements(self) -> None:
+        reading = [c for c in self.contenders if c.schedule is not None and c.schedule.reads_validation]
+        unknown = self.eval_every is None and self.seconds is not None
+        if reading and (self.eval_every == 0 or unknown):
+            why = "when they come would depend on the clock" if unknown else "there are none"
+            raise StudyError(
+                f"the schedule of plan {reading[0].name!r} reads measurements of validation, and {why}: say "
+                "--eval-every N, in steps."
+            )
+
     @property
     def micro_batch_size(self) -> int:
         """Sequences that are computed at once."""
@@ -238,7 +205,9 @@ class StudyConfig:
         dense = Contender(name=DENSE, plan=Plan(default=Causal()))
         pattern = parse_pattern("Causal() & Window(before=31)")
         control = (Contender(name=CONTROL, plan=Plan(default=pattern)),) if self.control else ()
-        return (dense, *self.contenders, *control)
+        first = DenseThenSparse(steps=self.dense_steps) if self.dense_steps else None
+        others = [replace(entry, schedule=entry.schedule or first) for entry in (*self.contenders, *control)]
+        return (dense, *others)
 
     def num_eval_sequences(self, available: int) -> int:
         """Held-out sequences that quality is measured on, of those that there are."""
@@ -314,7 +283,7 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
             for side in (old, new)
         )
         if before == after:
-            details.append(f"{option(name)} (another plan or mask under the same name)")
+            details.append(f"{option(name)} (another plan, mask or schedule under the same name)")
         else:
             details.append(f"{option(name)} (was {before}, now {after})")
     raise StudyError(
@@ -333,15 +302,3 @@ def with_contenders(config: StudyConfig, patterns: Sequence[str | Pattern | Plan
             plan = Plan.of(given)
             added.append(Contender(name=repr(given), plan=plan))
     return replace(config, contenders=(*config.contenders, *added))
-
-
-def _causal(pattern: Pattern) -> Pattern:
-    parts = pattern.patterns if isinstance(pattern, And) else (pattern,)
-    return pattern if any(isinstance(part, Causal) for part in parts) else Causal() & pattern
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise StudyError(f"cannot read the mask {path}: {error.strerror or error}.") from None

@@ -10,7 +10,8 @@ from typing import Any
 
 from openwork.errors import StudyError
 from openwork.runs import Lock, read_json, write_json
-from openwork.study.config import Contender, StudyConfig, refuse_changes
+from openwork.study.config import StudyConfig, refuse_changes
+from openwork.study.contender import Contender
 
 __all__ = ["RunPlace", "StudyFolder"]
 

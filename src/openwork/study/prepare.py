@@ -72,7 +72,7 @@ def require_facts(config: StudyConfig, corpus: Corpus) -> None:
         corpus.features.require_sequences(sequence_ids(corpus))
     for contender in config.everyone:
         if contender.plan is not None:
-            require_annotations(documents, contender.plan.needs, contender.plan.annotator, corpus.features)
+            require_annotations(documents, contender.needs, contender.plan.annotator, corpus.features)
 
 
 def data_facts(corpus: Corpus, report: Report, *, began: bool) -> dict[str, Any]:

@@ -76,6 +76,11 @@ class StudyProgress:
         self._name = f"{event['number'] + 1}/{event['total']} {event['name'][:40]}{seed}"
         self._task = self._progress.add_task(self._name, total=1 + _EVALUATION, figures="starting")
 
+    def _on_schedule(self, event: dict[str, Any]) -> None:
+        self._progress.print(
+            f"{self._name}, from step {event['step']}: {event['reason']}", highlight=False, markup=False
+        )
+
     def _on_step(self, event: dict[str, Any]) -> None:
         config = self._config
         shares = []

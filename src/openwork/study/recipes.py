@@ -5,7 +5,8 @@ from __future__ import annotations
 import sysconfig
 from pathlib import Path
 
-from openwork.study.config import StudyConfig, contender_from_text
+from openwork.study.config import StudyConfig
+from openwork.study.contender import contender_from_text
 
 __all__ = ["standard_library"]
 

@@ -97,6 +97,8 @@ class RunRecord:
     """Keys before a query within which a use's definition counts as inside."""
     fixed_bytes: int = 0
     """Parameters, gradients and optimizer state, in bytes; 0 in records from before that was measured."""
+    timeline: tuple[dict[str, Any], ...] = ()
+    """What the plan's schedule decided: `step` from which it holds, `reason`, `plan` as JSON; empty without one."""
 
     @classmethod
     def of(cls, name: str, seed: int, state: RunState, *, tokens_per_step: int, held_out: HeldOut) -> RunRecord:
@@ -125,12 +127,18 @@ class RunRecord:
             use_nats=tuple(state.final["use_nats"]),
             use_tokens=tuple(state.final["use_tokens"]),
             use_window=state.final["use_window"],
+            timeline=tuple(state.timeline),
         )
 
     @property
     def steps(self) -> int:
         """Optimizer steps done."""
         return len(self.losses)
+
+    @property
+    def settled_from(self) -> int:
+        """Step of the last change of plan; 0 without a schedule."""
+        return int(self.timeline[-1]["step"]) if self.timeline else 0
 
     @property
     def last_training_loss(self) -> float:

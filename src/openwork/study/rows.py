@@ -126,7 +126,7 @@ def make_row(result: StudyResult, name: str) -> Row:
     config, held_out = result.config, result.held_out
     contender = next(contender for contender in config.everyone if contender.name == name)
     records, dense = result.of(name), result.of(DENSE)
-    sparse_from = 0 if name == DENSE else config.dense_steps
+    sparse_from = max(record.settled_from for record in records)
     step_ms = _warm([record.step_ms for record in records], sparse_from)
     times = spread(step_ms)
     data_times = spread(_warm([record.data_ms for record in records], sparse_from))

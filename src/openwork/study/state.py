@@ -47,6 +47,8 @@ class RunState:
     """Memory in use before the model was made, least of any session."""
     fixed_bytes: int = 0
     """Parameters, gradients and optimizer state: what training needs however few sequences a step has."""
+    timeline: list[dict[str, Any]] = field(default_factory=list)
+    """What the schedule changed: optimizer step from which it holds, reason, plan as JSON values."""
     backend: str = ""
     """What computed the plan's attention; empty until then."""
     sessions: int = 0

@@ -18,16 +18,16 @@ from torch import Tensor
 from openwork.errors import AnnotationWarning, StudyError
 from openwork.layout import BlockLayout
 from openwork.measure import PeakMemory, training_bytes
-from openwork.nn import Decoder, DecoderConfig, set_plan
+from openwork.nn import Decoder, DecoderConfig
 from openwork.ops import explain
-from openwork.patterns import Causal
-from openwork.plan import Plan
 from openwork.study.batches import Batch, Batches
-from openwork.study.config import DENSE, MODEL_SHAPES, Contender, StudyConfig
+from openwork.study.config import MODEL_SHAPES, StudyConfig
+from openwork.study.contender import Contender
 from openwork.study.corpus import Corpus
 from openwork.study.evaluate import Evaluator, evaluation_due
 from openwork.study.masks import read_mask
 from openwork.study.notes import SequenceNotes
+from openwork.study.planned import PlanOfRun
 from openwork.study.schedule import rate_share
 from openwork.study.state import RunState, load_checkpoint, save_checkpoint
 from openwork.study.tokenizer import TextTokenizer
@@ -127,9 +127,8 @@ class Trainer:
             matrix_lr=config.matrix_lr or config.lr,
             weight_decay=config.weight_decay,
         )
-        plan = self.contender.plan_of_layers
-        needs = plan.needs if plan is not None else {}
-        annotator = plan.annotator if plan is not None else None
+        needs = self.contender.needs
+        annotator = None if self.contender.plan is None else self.contender.plan.annotator
         root, tokenizer, features = self.data.corpus.root, self.data.tokenizer, self.data.corpus.features
 
         def batches(stream: TokenStream) -> Batches:
@@ -142,7 +141,8 @@ class Trainer:
         self._evaluator = Evaluator(config, batches(self.data.held_out), available, uses)
         mask = self.contender.mask
         self._mask = None if mask is None else read_mask(mask, config.seq_len, shape.q_heads)
-        self._phase: str | None = None
+        eval_tokens = config.num_curve_sequences(available) * config.seq_len
+        self._planned = PlanOfRun(config, self.contender, self.model, eval_tokens)
 
     def _restore(self, state: RunState, content: dict[str, Any]) -> None:
         self.state = state
@@ -197,37 +197,27 @@ class Trainer:
             self._pause()
         self._save()
 
-    def _use(self, phase: str) -> None:
-        """Dense attention by torch's fastest path, or the contender's plan by whatever runs it."""
-        if phase == self._phase:
-            return
-        self._phase = phase
-        plan = self.contender.plan_of_layers
-        if phase == DENSE or plan is None:
-            plan = Plan(default=Causal())
-        set_plan(self.model, plan)
-        self.model.set_backend("sdpa" if phase == DENSE else "auto")
+    def _use(self) -> None:
+        """Plugs in the plan of the next step."""
+        reason = self._planned.use(self.state)
+        if reason is not None:
+            self._report({"event": "schedule", "step": self.state.step, "reason": reason})
 
     def _layouts(self, batch: Batch) -> list[BlockLayout]:
-        if self._phase != DENSE and self._mask is not None:
+        if self._planned.is_mask and self._mask is not None:
             return [self._mask] * len(self.model.layers)
-        facts = batch.annotations if self._phase != DENSE else None
+        facts = None if self._planned.is_dense else batch.annotations
         with warnings.catch_warnings():
             # whether the data has a fact at all was asked before; one window of it may well have none
             warnings.simplefilter("ignore", AnnotationWarning)
             return self.model.prepare(self.config.seq_len, annotations=facts)
-
-    @property
-    def _phase_now(self) -> str:
-        dense = self.contender.name == DENSE or self.state.step < self.config.dense_steps
-        return DENSE if dense else "plan"
 
     def _step(self) -> None:
         config, state = self.config, self.state
         started = time.perf_counter()
         batch = self._training.training(state.step)
         began = time.perf_counter()
-        self._use(self._phase_now)
+        self._use()
         parts = [(part, self._layouts(part)) for part in batch.split(config.accumulate)]
         compiled = time.perf_counter()
         share = rate_share(state.step, warmup_steps=config.warmup_steps, steps=config.steps)
@@ -249,7 +239,7 @@ class Trainer:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         ended = time.perf_counter()
-        if self._phase != DENSE and not state.backend:
+        if not self._planned.is_dense and not state.backend:
             state.backend = self._backend_of(parts[0][1][0])
         state.step += 1
         state.spent_s += ended - started
@@ -288,7 +278,7 @@ class Trainer:
         if not self.state.tally:
             # a checkpoint here keeps the training that led up to an evaluation, which may be long
             self._save()
-        self._use(self._phase_now)
+        self._use()
         self._evaluator.run(
             self.state, lambda batch: self._loss(batch, self._layouts(batch)), self._after_batch, whole=whole
         )

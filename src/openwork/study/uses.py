@@ -11,7 +11,8 @@ import numpy.typing as npt
 from openwork.annotate import Annotator
 from openwork.errors import AnnotationError
 from openwork.patterns import Dilated, Not, Pattern, Window
-from openwork.study.config import Contender, StudyConfig
+from openwork.study.config import StudyConfig
+from openwork.study.contender import Contender
 from openwork.study.corpus import Document, read_text
 from openwork.study.notes import annotator_of
 from openwork.study.tokenizer import TextTokenizer
@@ -29,7 +30,7 @@ def narrowest_window(contenders: Sequence[Contender]) -> int | None:
 
     Windows inside a complement are no windows.
 
-    >>> from openwork.study.config import contender_from_text
+    >>> from openwork.study.contender import contender_from_text
     >>> narrowest_window([contender_from_text("Causal() & (Window(before=255) | Keys('definition'))")])
     255
     """

@@ -10,11 +10,9 @@ import torch
 from torch import nn
 
 from openwork.errors import ArgumentError
+from openwork.train.kinds import OPTIMIZERS
 
-__all__ = ["OPTIMIZERS", "Optimizers", "make_optimizer"]
-
-OPTIMIZERS = ("muon", "adamw")
-"""Kinds of optimizer by name."""
+__all__ = ["Optimizers", "make_optimizer"]
 
 _BETAS = (0.9, 0.95)
 _MOMENTUM = 0.95

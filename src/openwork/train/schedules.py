@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from openwork.errors import PlanError
 from openwork.patterns import Causal, Pattern, Window
@@ -52,6 +52,9 @@ class Decision(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """A function from optimizer step to plan; a value, whose `repr` is what `parse_schedule` reads back."""
+
+    reads_validation: ClassVar[bool] = False
+    """Whether what was measured on the way counts."""
 
     @property
     def needs(self) -> Mapping[str, str]:
@@ -183,6 +186,8 @@ class RelaxOnPlateau(Schedule):
         >>> print(reason)
         step 400: validation stalled at 2.5000, 2.5100 after 2.5000 at step 200; layer 3 is relaxed to Causal()
     """
+
+    reads_validation: ClassVar[bool] = True
 
     start_step: int = 0
     """Optimizer step before which attention is dense; measurements up to it do not speak of the plan, nor count."""

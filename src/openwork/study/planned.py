@@ -1,0 +1,75 @@
+"""The plan of each step of a run: what its schedule says, plugged in, and every change written down."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from openwork.nn import Decoder, set_plan
+from openwork.patterns import Dense
+from openwork.plan import Plan
+from openwork.study.config import DENSE, StudyConfig
+from openwork.study.contender import Contender, made_causal
+from openwork.study.state import RunState
+from openwork.train.schedules import DENSE_PLAN, Measurement
+
+__all__ = ["PlanOfRun"]
+
+_MASKED = Plan(default=Dense())
+"""Stands for a mask from a file where a schedule speaks of plans; no plan in use equals it, for those are causal."""
+
+
+class PlanOfRun:
+    """Keeps a model at the plan of its step.
+
+    Args:
+        config: The study.
+        contender: Its plan or mask, and its schedule.
+        model: The model, which takes the plans.
+        eval_tokens: Held-out tokens that a measurement on the way is made on.
+
+    Attributes:
+        is_dense: Whether the model attends densely now, by torch's fastest path.
+        is_mask: Whether the contender's mask is to be used now, in place of any plan.
+    """
+
+    def __init__(self, config: StudyConfig, contender: Contender, model: Decoder, eval_tokens: int) -> None:
+        self._config, self._contender, self._model, self._eval_tokens = config, contender, model, eval_tokens
+        self._target = contender.plan_of_layers or _MASKED
+        self._plan: Plan | None = None
+        self.is_dense = self.is_mask = False
+
+    def use(self, state: RunState) -> str | None:
+        """Plugs in the plan of the next step.
+
+        The schedule is asked with the step and the measurements so far and nothing else, so a resumed run gets the
+        same plans. A plan that was not in use before is appended to `state.timeline`.
+
+        Returns:
+            Why the plan changed, where the schedule changed it.
+        """
+        plan, reason = self._target, None
+        if self._contender.schedule is not None:
+            measured = [Measurement(step, nats / self._eval_tokens) for step, _, nats in state.evaluated]
+            decision = self._contender.schedule.decide(
+                state.step,
+                self._target,
+                seq_len=self._config.seq_len,
+                num_layers=len(self._model.layers),
+                measured=measured,
+            )
+            plan = decision.plan if decision.plan == _MASKED else decision.plan.map(made_causal)
+            reason = self._note(state, plan, decision.reason)
+        if plan != self._plan:
+            self._plan, self.is_mask = plan, plan == _MASKED
+            self.is_dense = self._contender.name == DENSE or (plan == DENSE_PLAN and self._target != DENSE_PLAN)
+            set_plan(self._model, DENSE_PLAN if self.is_mask else plan)
+            self._model.set_backend("sdpa" if self.is_dense else "auto")
+        return reason
+
+    def _note(self, state: RunState, plan: Plan, reason: str) -> str | None:
+        content: Any = {"mask": str(self._contender.mask)} if plan == _MASKED else json.loads(plan.to_json())
+        if state.timeline and state.timeline[-1]["plan"] == content:
+            return None
+        state.timeline.append({"step": state.step, "reason": reason, "plan": content})
+        return reason
