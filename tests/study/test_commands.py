@@ -126,8 +126,8 @@ def test_an_interruption_says_how_to_go_on(
 
 
 FLAGS = {
-    "study": "--data --pattern --plan --mask --dense-steps --seq-len --batch-size --accumulate --checkpointing "
-    "--optimizer --lr --matrix-lr --clip-norm --tokenizer --steps --seconds "
+    "study": "--data --pattern --plan --mask --schedule --dense-steps --seq-len --batch-size --accumulate "
+    "--checkpointing --optimizer --lr --matrix-lr --clip-norm --tokenizer --steps --seconds --eval-every "
     "--seed --seeds --control --model --device --dtype --include --exclude --features "
     "--watts --gco2-per-kwh --pue --memory-gb --out --fresh --json",
     "demo": "--seconds --out --fresh --json",
@@ -142,7 +142,7 @@ def test_the_options_of_a_command_are_these(command: str, capsys: pytest.Capture
 
 
 def test_every_option_is_a_field_of_the_configuration() -> None:
-    options = set(FLAGS["study"].split()) - {"--pattern", "--plan", "--mask", "--fresh", "--json"}
+    options = set(FLAGS["study"].split()) - {"--pattern", "--plan", "--mask", "--schedule", "--fresh", "--json"}
     assert options <= {option(field.name) for field in fields(StudyConfig)}
 
 

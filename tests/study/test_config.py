@@ -14,6 +14,7 @@ from openwork.patterns import Causal, PerHead, Window
 from openwork.plan import Plan
 from openwork.study import Contender, StudyConfig, contender_from_text, read_plan, with_contenders
 from openwork.study.config import refuse_changes
+from openwork.study.contender import made_causal
 from openwork.study.recipes import standard_library
 from openwork.study.schedule import rate_share
 
@@ -83,6 +84,9 @@ def test_a_plan_only_removes_pairs() -> None:
     wide = contender_from_text("Window(before=3, after=3)").plan_of_layers
     assert wide is not None and wide.default == Causal() & Window(before=3, after=3)
     assert WINDOW.plan_of_layers == WINDOW.plan
+    heads = Contender(name="x", plan=Plan(default=PerHead(Causal(), Window(before=3, after=3)))).plan_of_layers
+    assert heads is not None
+    assert heads.default == PerHead(Causal(), Causal() & Window(before=3, after=3)) == made_causal(heads.default)
 
 
 def test_dense_comes_first_and_the_control_last() -> None:

@@ -14,7 +14,16 @@ from openwork.study.contender import Contender, contender_from_text
 from openwork.train import DenseThenSparse
 from openwork.train.kinds import OPTIMIZERS
 
-__all__ = ["CONTROL", "DENSE", "MODEL_SHAPES", "ModelShape", "StudyConfig", "with_contenders"]
+__all__ = [
+    "CONTROL",
+    "DENSE",
+    "MODEL_SHAPES",
+    "Contender",
+    "ModelShape",
+    "StudyConfig",
+    "contender_from_text",
+    "with_contenders",
+]
 
 DENSE = "dense"
 """Name of the baseline that is part of every study."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openwork.errors import PlanError, StudyError
-from openwork.patterns import And, Causal, Pattern, parse_pattern
+from openwork.patterns import And, Causal, Pattern, PerHead, parse_pattern
 from openwork.plan import Plan, read_plan
 from openwork.train import DenseThenSparse, Schedule, parse_schedule
 
@@ -112,7 +112,9 @@ def with_schedules(contenders: Sequence[Contender], texts: Sequence[str]) -> tup
 
 
 def made_causal(pattern: Pattern) -> Pattern:
-    """The pattern without the pairs that look ahead."""
+    """The pattern without the pairs that look ahead; one that is causal is given back as it is."""
+    if isinstance(pattern, PerHead):
+        return PerHead(*map(made_causal, pattern.patterns))
     parts = pattern.patterns if isinstance(pattern, And) else (pattern,)
     return pattern if any(isinstance(part, Causal) for part in parts) else Causal() & pattern
 
