@@ -13,6 +13,7 @@ from openwork.annotate import (
     annotator_for,
     annotator_named,
     byte_offsets,
+    c_source,
     chat_turns,
     combine,
     fasta_records,
@@ -34,7 +35,7 @@ from openwork.testing.annotators import assert_causal_annotator
 
 MARKUP = [html_headings, manual_headings, markdown_headings, rst_headings]
 RECORDS = [fasta_records, fastq_records, log_records]
-SHIPPED = [*MARKUP, *RECORDS, chat_turns, python_source]
+SHIPPED = [*MARKUP, *RECORDS, c_source, chat_turns, python_source]
 
 
 def spaces(text, offsets):
@@ -68,7 +69,7 @@ def test_annotators_declare_that_what_they_count_goes_up():
     for label, annotators in counts.items():
         for shipped in annotators:
             assert shipped.declares == Declarations(nondecreasing_labels={label})
-    assert python_source.declares == Declarations()
+    assert python_source.declares == c_source.declares == Declarations()
 
 
 def test_packed_and_rotated_files_are_known_by_name():
@@ -152,7 +153,7 @@ def test_annotators_are_found_by_name_and_by_file():
     assert annotator_for("x.pyi") is python_source
     assert annotator_for("ls.1") is manual_headings
     with pytest.raises(
-        AnnotationError, match="there is no annotator 'rust'; there are chat, fasta, fastq, html, log, manual, "
+        AnnotationError, match="there is no annotator 'rust'; there are c, chat, fasta, fastq, html, log, manual, "
     ):
         annotator_named("rust")
     with pytest.raises(AnnotationError, match=r"no annotator is known for 'a.rs'; there are some for .*\.html.*\.md"):

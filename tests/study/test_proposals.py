@@ -30,7 +30,8 @@ def sequences(sign: str) -> str:
 
 FILES = {
     "python": ("a.py", "def f(x):\n    return x\n\n\ny = f(3)\n" * 50),
-    "code": ("a.c", "int f(int x)\n{\n    return x;\n}\n" * 50),
+    "c": ("a.c", "int f(int x)\n{\n    return x;\n}\n" * 50),
+    "code": ("a.go", "func f(x int) int {\n    return x\n}\n" * 50),
     "markdown": ("a.md", "# Title\n\nText, and more.\n\n" * 50),
     "log": ("a.log", "2026-01-01 10:00:00 ERROR no disk\n" * 50),
     "fasta": ("a.fa", sequences(">")),
@@ -40,6 +41,7 @@ FILES = {
 }
 PLANS = {
     "python": ("source code", "Linked(name='use')"),
+    "c": ("source code", "Linked(name='use')"),
     "code": ("first keys", "First(keys=4)"),
     "markdown": ("headings", "Keys(name='heading')"),
     "log": ("logs", "Keys(name='error')"),

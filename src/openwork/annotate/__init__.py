@@ -9,6 +9,7 @@ from openwork.annotate.base import (
     is_causal,
     require_causal,
 )
+from openwork.annotate.c import C, c_source
 from openwork.annotate.catalogue import annotator_for, annotator_named
 from openwork.annotate.characters import CharacterFacts, CharacterLink, to_tokens
 from openwork.annotate.chat import SPEAKERS, chat_turns, render_chat
@@ -32,6 +33,7 @@ __all__ = [
     "SPEAKERS",
     "Annotator",
     "AnnotatorFunction",
+    "C",
     "CharacterFacts",
     "CharacterLink",
     "Definition",
@@ -48,6 +50,7 @@ __all__ = [
     "annotator_for",
     "annotator_named",
     "byte_offsets",
+    "c_source",
     "chat_turns",
     "check_offsets",
     "combine",

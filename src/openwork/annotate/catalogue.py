@@ -6,6 +6,7 @@ import re
 from pathlib import PurePath
 
 from openwork.annotate.base import TextAnnotator
+from openwork.annotate.c import C, c_source
 from openwork.annotate.chat import chat_turns
 from openwork.annotate.html import html_headings
 from openwork.annotate.logs import log_records
@@ -21,6 +22,7 @@ __all__ = ["annotator_for", "annotator_named"]
 _ANNOTATORS = {
     annotator.name: annotator
     for annotator in (
+        c_source,
         chat_turns,
         fasta_records,
         fastq_records,
@@ -38,6 +40,7 @@ _SUFFIXES = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), html_headings),
     **dict.fromkeys((*(f".{section}" for section in range(1, 10)), ".man", ".mdoc"), manual_headings),
     **dict.fromkeys(Python().suffixes, python_source),
+    **dict.fromkeys(C().suffixes, c_source),
     **dict.fromkeys((".fa", ".fasta", ".fas", ".fna", ".ffn", ".faa", ".frn"), fasta_records),
     **dict.fromkeys((".fq", ".fastq"), fastq_records),
     ".log": log_records,

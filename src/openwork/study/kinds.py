@@ -14,6 +14,7 @@ __all__ = ["FEATURES", "NAMES", "RECORDS", "annotator_of_kind", "kind_of"]
 
 NAMES = {
     "python": "Python code",
+    "c": "C code",
     "code": "code",
     "markdown": "Markdown",
     "html": "HTML",
@@ -38,7 +39,7 @@ _ANNOTATORS = {"chatml": "chat"}
 _FEATURE_SUFFIXES = frozenset({".gff", ".gff3", ".gtf", ".bed"})
 _TEXT_SUFFIXES = frozenset({".txt", ".text", ".csv", ".tsv"})
 _CODE_SUFFIXES = frozenset(
-    ".c .h .cc .hh .cpp .hpp .cxx .hxx .inc .m .mm .cu .cuh .java .kt .scala .go .rs .js .mjs .jsx .ts .tsx .rb .pl "
+    ".cc .hh .cpp .hpp .cxx .hxx .inc .m .mm .cu .cuh .java .kt .scala .go .rs .js .mjs .jsx .ts .tsx .rb .pl "
     ".pm .php .swift .cs .fs .hs .ml .mli .lua .r .jl .sh .bash .zsh .sql .f .f90 .f95 .pas .asm .s .v .vhd .tcl .el "
     ".lisp .clj .ex .exs .erl .dart .zig .nim .groovy .gradle .cmake .proto .y .l".split()
 )
@@ -70,7 +71,7 @@ def kind_of(name: str, head: str) -> str:
 
     Examples:
         >>> kind_of("genome.fa.gz", ">chr1"), kind_of("notes", "To do"), kind_of("main.c", "int main(void)")
-        ('fasta', 'text', 'code')
+        ('fasta', 'text', 'c')
     """
     name = PurePath(name[:-3] if name.lower().endswith(".gz") else name).name
     suffix = PurePath(name).suffix.lower()

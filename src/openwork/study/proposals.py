@@ -44,7 +44,7 @@ def proposals(corpus: Corpus, seq_len: int) -> tuple[Contender, ...]:
 
 def _plan(kind: str, window: int, seq_len: int, *, alone: bool) -> tuple[str, str]:
     """Name and pattern of the plan for a kind; beside other kinds, whose tokens lack its facts, a window is in it."""
-    if kind == "python":
+    if kind in ("python", "c"):
         return "source code", f"source_code(window={window})"
     if kind in ("markdown", "html", "rst", "manual"):
         return "headings", f"policy_documents(window={window})"
