@@ -66,6 +66,9 @@ def test_each_optimizer_has_its_rates() -> None:
     assert StudyConfig(data="texts").matrix_lr == 0.02
     assert StudyConfig(data="texts", matrix_lr=0.01).matrix_lr == 0.01
     assert StudyConfig(data="texts", optimizer="adamw").matrix_lr is None
+    assert StudyConfig(data="texts").lr == 0.02
+    assert StudyConfig(data="texts", optimizer="adamw").lr == 0.004
+    assert StudyConfig(data="texts", optimizer="adamw", lr=0.01).lr == 0.01
 
 
 def test_a_contender_is_a_plan_or_a_mask() -> None:
@@ -112,9 +115,7 @@ def test_a_config_survives_json(tmp_path: Path) -> None:
 def test_changed_options_are_refused_by_name(tmp_path: Path) -> None:
     config = StudyConfig(data=tmp_path, contenders=(WINDOW,))
     other = replace(config, lr=0.5, seed=3)
-    with pytest.raises(
-        StudyError, match=r"--lr \(was 0.004, now 0.5\); --seed \(was 0, now 3\). Repeat it as it was, "
-    ):
+    with pytest.raises(StudyError, match=r"--lr \(was 0.02, now 0.5\); --seed \(was 0, now 3\). Repeat it as it was, "):
         refuse_changes(config.to_dict(), other.to_dict())
     changed = replace(config, contenders=(contender_from_text("window: Causal() & Window(before=8)"),))
     with pytest.raises(

@@ -144,7 +144,7 @@ def test_changed_options_and_changed_data_are_refused_until_fresh(tiny: Tiny, tm
         (texts / f"{number}.txt").write_text(f"text {number}\n" * 50)
     config = tiny(data=texts, steps=1)
     first = run(config)
-    with pytest.raises(StudyError, match=r"holds a study with other options: --lr \(was 0.004, now 0.1\)"):
+    with pytest.raises(StudyError, match=r"holds a study with other options: --lr \(was 0.02, now 0.1\)"):
         run(replace(config, lr=0.1))
     (texts / "3.txt").write_text("more\n" * 50)
     with pytest.raises(

@@ -43,7 +43,9 @@ def study(
     optimizer: Annotated[
         str | None, typer.Option(help="muon (for matrices, AdamW for the rest) or adamw. [default: muon]")
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate of AdamW. [default: 0.004]")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Highest learning rate of AdamW. [default: 0.02; with adamw 0.004]")
+    ] = None,
     matrix_lr: Annotated[float | None, typer.Option(help="Highest learning rate of Muon. [default: 0.02]")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradients. [default: 1]")] = None,
     tokenizer: Annotated[

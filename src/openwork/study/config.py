@@ -37,6 +37,8 @@ _FEWEST_CURVE_TOKENS = 4096
 
 _MATRIX_LR = 2e-2
 """Default of `matrix_lr`."""
+_LR = {"muon": 2e-2, "adamw": 4e-3}
+"""Default of `lr` by optimizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +97,8 @@ class StudyConfig:
     """Whether the backward pass computes each block again: memory falls, time rises, losses stay."""
     optimizer: str = "muon"
     """`muon` (for matrices; AdamW for the rest) or `adamw`."""
-    lr: float = 4e-3
-    """Highest learning rate of AdamW."""
+    lr: float | None = None
+    """Highest learning rate of AdamW, by default 0.02 beside Muon and 0.004 where it updates the matrices too."""
     matrix_lr: float | None = None
     """Highest learning rate of Muon, 0.02 by default; `None` with `adamw`."""
     tokenizer: str = "bpe"
@@ -156,6 +158,8 @@ class StudyConfig:
         object.__setattr__(self, "features", None if self.features is None else Path(self.features))
         if self.steps is None and self.seconds is None:
             object.__setattr__(self, "steps", 300)
+        if self.lr is None and self.optimizer in _LR:
+            object.__setattr__(self, "lr", _LR[self.optimizer])
         if self.matrix_lr is None and self.optimizer == "muon":
             object.__setattr__(self, "matrix_lr", _MATRIX_LR)
         for name, low in _AT_LEAST.items():

@@ -34,7 +34,6 @@ def standard_library(*, seconds: float = 55.0, out: Path | str = "openwork-demo"
         seconds=seconds,
         seq_len=8192,
         batch_size=1,
-        lr=4e-3,
         warmup_steps=10,
         tokenizer="bpe:2048",
         model="small",

@@ -117,6 +117,7 @@ class Trainer:
     def _build(self) -> None:
         config = self.config
         shape = MODEL_SHAPES[config.model]
+        assert config.lr is not None
         decoder = DecoderConfig(vocab_size=self.data.tokenizer.vocab_size, **asdict(shape))
         self.model = Decoder(decoder).to(self._device)
         self.model.checkpointing = config.checkpointing
