@@ -128,7 +128,7 @@ def test_an_interruption_says_how_to_go_on(
 FLAGS = {
     "study": "--data --pattern --plan --mask --schedule --dense-steps --seq-len --batch-size --accumulate "
     "--checkpointing --optimizer --lr --matrix-lr --clip-norm --tokenizer --steps --seconds --eval-every "
-    "--seed --seeds --control --model --device --dtype --include --exclude --features "
+    "--seed --seeds --control --model --device --dtype --include --exclude --max-bytes --features "
     "--watts --gco2-per-kwh --pue --memory-gb --out --fresh --json",
     "demo": "--seconds --out --fresh --json",
 }

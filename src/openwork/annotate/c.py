@@ -13,7 +13,7 @@ __all__ = ["C", "c_source"]
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\f\v]+|\\\r?\n)
     | (?P<newline>\n)
-    | (?P<comment>//(?:\\\r?\n|[^\n])*|/\*(?:[^*]|\*(?!/))*(?:\*/)?)
+    | (?P<comment>//(?:\\\r?\n|[^\n])*+|/\*(?:[^*]|\*(?!/))*+(?:\*/)?)
     | (?P<literal>"(?:\\[\s\S]|[^"\\\n])*"?|'(?:\\[\s\S]|[^'\\\n])*'?)
     | (?P<word>[A-Za-z_]\w*)
     | (?P<number>\.?\d[\w.]*)
@@ -22,7 +22,7 @@ _TOKEN = re.compile(
 )
 _DIRECTIVE = re.compile(r"[ \t]*(?P<name>[a-z]+)(?=[^a-z])")
 _DEFINE = re.compile(r"[ \t]*define[ \t]+(?P<name>[A-Za-z_]\w*+)(?=[\s\S])", re.ASCII)
-_LINE = re.compile(r"(?:\\\r?\n|/\*(?:[^*]|\*(?!/))*(?:\*/)?|[^\n\\]|\\)*")
+_LINE = re.compile(r"(?:\\\r?\n|/\*(?:[^*]|\*(?!/))*+(?:\*/)?|[^\n\\]|\\)*+")
 _UNDECIDED = ("/", "\\", "\\\r")
 """What may become a comment or join two lines with the next character."""
 _NO_FUNCTIONS = frozenset(

@@ -79,6 +79,7 @@ def study(
     memory_gb: Annotated[
         float | None, typer.Option(help="Memory that batches have to fit into, in GB. [default: the device's]")
     ] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Most bytes of text to read. [default: 256 MB]")] = None,
     features: Annotated[
         Path | None, typer.Option(help="GFF3 or BED file: flags on FASTA sequences, known beforehand.")
     ] = None,
@@ -120,6 +121,7 @@ def study(
         "gco2_per_kwh": gco2_per_kwh,
         "pue": pue,
         "memory_gb": memory_gb,
+        "max_bytes": max_bytes,
         "features": features,
         "out": out,
     }
