@@ -228,7 +228,7 @@ def test_the_picture_shows_the_pairs(capsys, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "show takes a pattern or --mask FILE, and exactly one of the two"),
+        ([], "show takes a pattern, --plan FILE or --mask FILE, and exactly one of the three"),
         (["Windw(before=3)"], "Windw"),
         (["Window(before=-1)"], "before"),
         (["__import__('os').system('echo')"], "error: "),
@@ -239,7 +239,7 @@ def test_the_picture_shows_the_pairs(capsys, tmp_path) -> None:
         (["Causal()", "--toy", "3", "--length", "8"], "--toy says how many positions to show, and so does --length"),
         (["Causal()", "--annotate", "markdown"], "--annotate needs a text: --text FILE"),
         (["Causal()", "--text", "missing.py"], "cannot read missing.py: no such file or directory"),
-        (["Causal()", "--mask", "a.npy"], "exactly one of the two"),
+        (["Causal()", "--mask", "a.npy"], "exactly one of the three"),
         (["--mask", "missing.npy"], "--mask missing.npy does not exist"),
         (["--mask", "mask.txt"], "--mask mask.txt must be a .npy or .pt file"),
         (["--mask", "mask.npy", "--length", "3"], "a mask has its own lengths: leave out --length"),

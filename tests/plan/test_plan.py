@@ -73,6 +73,9 @@ def test_layers_cannot_be_changed_from_outside() -> None:
 def test_a_notebook_shows_every_pattern_escaped() -> None:
     shown = Plan(default=Causal() & Keys("<b>"), layers={3: BROAD}, annotator="a&b")._repr_html_()
     assert "layer 3" in shown and "&lt;b&gt;" in shown and "a&amp;b" in shown and "<b>" not in shown
+    assert shown.count("<svg") == 2
+    again = Plan(default=BROAD, layers={3: BROAD})._repr_html_()
+    assert again.count("<svg") == 1 and again.count("<tr>") == 3
 
 
 @pytest.mark.parametrize(

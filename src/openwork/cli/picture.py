@@ -14,8 +14,9 @@ from openwork.layout.overview import cell_counts, cell_edges
 
 if TYPE_CHECKING:
     from openwork.cli.subject import Subject
+    from openwork.layout.data import Plane
 
-__all__ = ["check_picture_path", "write_picture"]
+__all__ = ["check_picture_path", "draw_plane_cells", "write_picture"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 INK = "#17456b"
@@ -71,16 +72,8 @@ def write_picture(subject: Subject, path: Path, *, sequence: int, head: int) -> 
 
 
 def _draw_cells(axes: Any, subject: Subject, cells: tuple[int, int], *, sequence: int, head: int) -> None:
-    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-
     layout = subject.layout
-    counts = cell_counts(layout.plane(sequence, head), *cells)
-    areas = np.outer(*(np.diff(cell_edges(n, m)) for n, m in zip((layout.q_len, layout.kv_len), cells, strict=True)))
-    colors = LinearSegmentedColormap.from_list("openwork", [PAPER, INK])
-    # a thin column through a wide cell must still be seen, so small shares are lifted
-    norm = PowerNorm(0.45, vmin=0, vmax=1)
-    extent = (-0.5, layout.kv_len - 0.5, layout.q_len - 0.5, -0.5)
-    axes.imshow(counts / areas, cmap=colors, norm=norm, extent=extent, interpolation="nearest", aspect="auto")
+    _draw_counts(axes, layout.plane(sequence, head), cells)
     if max(layout.q_len, layout.kv_len) <= _GRID_LINES:
         axes.set_xticks(np.arange(layout.kv_len + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(layout.q_len + 1) - 0.5, minor=True)
@@ -89,6 +82,24 @@ def _draw_cells(axes: Any, subject: Subject, cells: tuple[int, int], *, sequence
     axes.set_box_aspect(layout.q_len / layout.kv_len if layout.q_len <= 2 * layout.kv_len else 2)
     for side in axes.spines.values():
         side.set_visible(False)
+
+
+def _draw_counts(axes: Any, plane: Plane, cells: tuple[int, int]) -> None:
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
+    counts = cell_counts(plane, *cells)
+    areas = np.outer(*(np.diff(cell_edges(n, m)) for n, m in zip((plane.q_len, plane.kv_len), cells, strict=True)))
+    colors = LinearSegmentedColormap.from_list("openwork", [PAPER, INK])
+    # a thin column through a wide cell must still be seen, so small shares are lifted
+    norm = PowerNorm(0.45, vmin=0, vmax=1)
+    extent = (-0.5, plane.kv_len - 0.5, plane.q_len - 0.5, -0.5)
+    axes.imshow(counts / areas, cmap=colors, norm=norm, extent=extent, interpolation="nearest", aspect="auto")
+
+
+def draw_plane_cells(axes: Any, plane: Plane, most: int) -> None:
+    """A plane as a square picture without words, of at most `most` cells in each direction."""
+    _draw_counts(axes, plane, (min(plane.q_len, most), min(plane.kv_len, most)))
+    axes.set_box_aspect(1)
 
 
 def _label_axes(axes: Any, subject: Subject) -> None:

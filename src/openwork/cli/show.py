@@ -19,7 +19,14 @@ MOST_TOY = 64
 
 def show(
     pattern: Annotated[
-        str | None, typer.Argument(help='A pattern, such as "Causal() & Window(before=3)", or a name of the zoo.')
+        str | None,
+        typer.Argument(help='A pattern, such as "Causal() & Window(before=3)", a name of the zoo, or a plan\'s .json.'),
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Show the stack of layers of a plan instead, as Plan.to_json writes it.")
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Layers of the model, for a plan. [default: as the plan needs]")
     ] = None,
     mask: Annotated[
         Path | None, typer.Option(help="Show a boolean tensor instead: a .npy or .pt file, True = attend.")
@@ -44,7 +51,7 @@ def show(
     png: Annotated[Path | None, typer.Option(help="Write a picture instead: a .png, .svg or .pdf file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Draw which keys each query sees, on bare positions or over a text.
+    """Draw which keys each query sees, on bare positions or over a text; of a plan, layer by layer.
 
     Rows are queries, columns are keys; # is an allowed pair.
     """
@@ -54,6 +61,15 @@ def show(
         from openwork.cli.picture import check_picture_path
 
         check_picture_path(png)
+    if plan is None and pattern is not None and pattern.endswith(".json"):
+        plan, pattern = Path(pattern), None
+    if plan is not None:
+        given = {"a pattern": pattern, "--mask": mask, "--kv-length": kv_length, "--toy": toy}
+        given |= {"--head": head or None, "--sequence": sequence or None}
+        _show_plan(plan, layers, length, text, tokenizer, annotate or [], png, as_json, given)
+        return
+    if layers is not None:
+        raise DataError("--layers is for a plan: --plan FILE.")
     subject = _subject(pattern, mask, length, kv_length, text, tokenizer, annotate or [], toy)
     _check_index("--head", head, subject.layout.heads, "heads")
     _check_index("--sequence", sequence, subject.layout.batch, "sequences")
@@ -80,6 +96,54 @@ def show(
         typer.echo("\n".join(drawing(subject, sequence=sequence, head=head, columns=columns)))
 
 
+def _show_plan(
+    path: Path,
+    layers: int | None,
+    length: int | None,
+    text: Path | None,
+    tokenizer: str,
+    annotators: list[str],
+    png: Path | None,
+    as_json: bool,
+    given: dict[str, Any],
+) -> None:
+    from openwork.cli.stack import Stack, num_layers_of, stack_facts, stack_text, write_stack_picture
+    from openwork.cli.subject import text_subject, toy_subject
+    from openwork.layout.show import toy_length
+    from openwork.patterns import Pattern, PerHead
+    from openwork.plan import read_plan
+
+    if surplus := [name for name, value in given.items() if value is not None]:
+        raise DataError(f"a plan is shown layer by layer: leave out {', '.join(surplus)}.")
+    if annotators and text is None:
+        raise DataError("--annotate needs a text: --text FILE.")
+    plan = read_plan(path)
+    named = list(annotators) or ([plan.annotator] if plan.annotator is not None and text is not None else [])
+    patterns = [
+        p for pattern in plan.patterns for p in (pattern.patterns if isinstance(pattern, PerHead) else [pattern])
+    ]
+    positions = length or max(map(toy_length, patterns))
+
+    def subject_of(pattern: Pattern) -> Subject:
+        if text is None:
+            return toy_subject(pattern, positions, positions)
+        return text_subject(pattern, text, tokenizer=tokenizer, annotators=named, length=length)
+
+    stack = Stack.of(plan, num_layers_of(plan, layers), subject_of)
+    if png is not None:
+        write_stack_picture(stack, png)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(stack_facts(stack) | ({} if png is None else {"picture": str(png)})))
+        return
+    import shutil
+
+    typer.echo("\n".join(stack_text(stack, shutil.get_terminal_size((100, 24)).columns)))
+    if png is not None:
+        typer.echo(f"\nwritten to {png}")
+
+
 def _subject(
     pattern: str | None,
     mask: Path | None,
@@ -95,7 +159,7 @@ def _subject(
     from openwork.patterns import parse_pattern, zoo
 
     if (pattern is None) == (mask is None):
-        raise PatternError("show takes a pattern or --mask FILE, and exactly one of the two.")
+        raise PatternError("show takes a pattern, --plan FILE or --mask FILE, and exactly one of the three.")
     chosen = {"--text": text, "--length": length, "--kv-length": kv_length, "--toy": toy}
     given = [name for name, value in chosen.items() if value is not None]
     if mask is not None:

@@ -135,6 +135,11 @@ class Plan:
                 needs[name] = "+".join(dict.fromkeys(kinds))
         return MappingProxyType(needs)
 
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Every pattern that the plan names, each once: the default, those of layers, those of depths."""
+        return tuple(dict.fromkeys(pattern for _, pattern in self._named()))
+
     def for_layer(self, layer: int, num_layers: int) -> Pattern:
         """The pattern of layer `layer` in a model of `num_layers` layers.
 
@@ -249,10 +254,12 @@ class Plan:
         return f"Plan{'.by_depth' if self.depths else ''}({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(place)}</td><td><code>{html.escape(repr(pattern))}</code></td></tr>"
-            for place, pattern in self._named()
-        )
+        seen: set[Pattern] = set()
+        rows = ""
+        for place, pattern in self._named():
+            drawn = f"<code>{html.escape(repr(pattern))}</code>" if pattern in seen else pattern._repr_html_()
+            rows += f"<tr><td>{html.escape(place)}</td><td>{drawn}</td></tr>"
+            seen.add(pattern)
         facts = f"<caption>annotator: {html.escape(self.annotator)}</caption>" if self.annotator else ""
         return f"<table>{facts}<tr><th>layers</th><th>pattern</th></tr>{rows}</table>"
 
