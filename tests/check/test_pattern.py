@@ -57,6 +57,21 @@ def test_violations_are_those_of_the_dense_mask(oracle, data, pattern, n) -> Non
     assert keys_of(plane, query).tolist() == np.flatnonzero(allowed[query]).tolist()
 
 
+@pytest.mark.parametrize(
+    "text", ["Dense()", "~Causal()", "~Same('document')", "Chunk(128) | Strided(7)", "Keys('error')"]
+)
+def test_whole_blocks_are_counted_as_their_pairs_are(oracle, text) -> None:
+    n, pattern = 600, ow.parse_pattern(text)
+    notes = oracle.facts(n)
+    labels = np.where(np.arange(n) % 300 < 20, -1, np.arange(n) // 200)
+    notes = ow.Annotations(n, flags=notes.flags, labels={"document": labels})
+    report = check_pattern(pattern, annotations=notes, layers=1)
+    allowed = oracle.mask(pattern, n, notes)
+    q, k = labels[:, None], labels[None]
+    assert kinds(report).get("future", 0) == np.triu(allowed, 1).sum()
+    assert kinds(report).get("across", 0) == (allowed & (q != k) & (q >= 0) & (k >= 0)).sum()
+
+
 @pytest.mark.parametrize("place", [(0, 299), (63, 64), (130, 131), (298, 299)])
 def test_a_single_leak_is_found_and_named(place) -> None:
     mask = np.tril(np.ones((300, 300), dtype=bool))

@@ -13,6 +13,7 @@ from openwork.check import runs as runs_module
 from openwork.check import walk as walk_module
 from openwork.errors import AnnotationError, ArgumentError, LayoutError, PlanError
 from openwork.patterns import zoo
+from openwork.testing import shuffled_layout
 from openwork.testing.strategies import facts as drawn_facts
 from openwork.testing.strategies import patterns, per_head
 
@@ -62,6 +63,23 @@ def test_patterns_that_take_many_layers(case, oracle) -> None:
     pattern, notes = ow.parse_pattern(SLOW[case]), oracle.facts(N)
     expected = oracle.shares([oracle.mask(pattern, N, notes)] * 64)
     assert_same(oracle, reachability(pattern, N, 64, notes), expected)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("text", ["Causal() & Window(before=40)", "Window(before=3, after=8) | First(keys=2)"])
+def test_parts_in_any_order_are_exact(oracle, text, parts) -> None:
+    mask = oracle.mask(ow.parse_pattern(text), 200)
+    expected = oracle.shares([mask] * 12)
+    assert_same(oracle, reachability(shuffled_layout(mask, parts=parts), layers=12), expected)
+
+
+def test_an_order_that_cuts_keys_into_many_runs_is_left(oracle) -> None:
+    mask = oracle.mask(ow.Causal() & ow.Window(before=40), 200)
+    (runs,) = runs_module.plane_runs(shuffled_layout(mask, parts=1).planes[0])
+    (lookups,) = runs.lookups()
+    assert runs.natural
+    # 41 keys in one run each, where the part's own order would have cut them into many
+    assert len(lookups.first) == 200
 
 
 @pytest.mark.filterwarnings("ignore::openwork.errors.AnnotationWarning")
