@@ -15,6 +15,7 @@ import openwork as ow
 from openwork.annotate import (
     annotator,
     byte_offsets,
+    c_source,
     combine,
     html_headings,
     markdown_headings,
@@ -144,6 +145,16 @@ def test_text_beyond_ascii_and_wide_tokens_keep_their_lines() -> None:
     (link,) = links_in_text(text, words, python_source)
     assert (link.name, link.key_line, link.query_line) == ("gr\u00fc\u00dfe", 4, 8)
     assert text[slice(*words[link.keys[0]])] == "gr\u00fc\u00dfe"
+
+
+def test_a_name_is_found_where_it_is_a_word_of_its_own() -> None:
+    text = "async def f(e):\n    return e\n\n\nclass class_:\n    pass\n\n\nf(class_())\n"
+    links = links_in_text(text, byte_offsets(text), python_source)
+    assert [(link.name, link.keys) for link in links] == [("f", (10, 11)), ("class_", (37, 43))]
+    code = "static int area(int side) {\n  return side * side;\n}\n\nint main(void) { return area(2); }\n"
+    (link,) = links_in_text(code, byte_offsets(code), c_source)
+    assert str(link) == "line 5 uses `area`, defined at line 1"
+    assert link.keys == (11, 15)
 
 
 def test_a_link_says_what_it_is() -> None:

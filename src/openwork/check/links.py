@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -256,8 +257,9 @@ def _uses(facts: SourceFacts, place: _Places) -> Iterator[TextLink]:
     links, names = {}, {}
     for number, use in enumerate(facts.uses):
         definition = facts.definitions[use.definition]
-        at = place.text.find(definition.name, definition.known, definition.stop) if definition.name else -1
-        first, stop = (at, at + len(definition.name)) if at >= 0 else (definition.first, definition.stop)
+        line = place.text[definition.first : definition.stop]
+        named = re.search(rf"\b{re.escape(definition.name)}\b", line) if definition.name else None
+        first, stop = (definition.first + at for at in (named.span() if named else (0, len(line))))
         links[str(number)] = [CharacterLink(use.known, use.stop, first, stop)]
         names[str(number)] = definition.name or place.text[first:stop].strip(), place.line_at(use.first), first
     for key, rows in to_tokens(CharacterFacts(links=links), place.text, place.spans).links.items():
