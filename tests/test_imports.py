@@ -25,7 +25,7 @@ FORBIDDEN = {
     "openwork.doctor": HEAVY | {"numpy"},
     **{f"openwork.{name}": HEAVY for name in NUMPY_ONLY},
     # what `openwork show` and `openwork check` take from the study
-    **dict.fromkeys(("openwork.study", "openwork.study.masks", "openwork.study.tokenizer"), {"torch"}),
+    **{name: {"torch"} for name in ("openwork.study", "openwork.study.masks", "openwork.study.tokenizer")},
     "openwork.ops.api": HEAVY - {"torch", "jinja2"},  # torch itself loads jinja2 where it compiles
     "openwork.nn": HEAVY - {"torch", "jinja2"},
 }
