@@ -126,7 +126,8 @@ def report_text(rows: list[dict[str, object]], conditions: dict[str, object]) ->
         "`python benchmarks/reach_figures.py`: wall time is that of one call, layout included; processor seconds are\n"
         f"those of all threads. The floor is {FLOOR_S:g} s on 2 cores. Every pattern was compared with boolean matrix\n"
         f"powers at {SMALL} tokens first. Shares are of pairs with `k <= q`, of all pairs where a pattern looks both\n"
-        "ways. Wall-clock seconds of a machine that does other work (see the load) are too many;\nthe processor's seconds are not.\n\n"
+        "ways. Wall-clock seconds of a machine that does other work (see the load) are too many;\n"
+        "the processor's seconds are not.\n\n"
         f"{listed}\n\n{HEAD}\n{table}\n"
     )
 
