@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openwork.cli import demo as demo_command
-from openwork.cli import study as study_command
 from openwork.cli.main import main
 from openwork.patterns import Causal, Window
 from openwork.plan import Plan
@@ -130,7 +127,7 @@ FLAGS = {
     "--checkpointing --optimizer --lr --matrix-lr --clip-norm --tokenizer --steps --seconds --eval-every "
     "--seed --seeds --control --model --device --dtype --include --exclude --max-bytes --features "
     "--watts --gco2-per-kwh --pue --memory-gb --out --fresh --json",
-    "demo": "--seconds --out --fresh --json",
+    "demo": "--act --seconds --out --fresh --json",
 }
 
 
@@ -144,15 +141,3 @@ def test_the_options_of_a_command_are_these(command: str, capsys: pytest.Capture
 def test_every_option_is_a_field_of_the_configuration() -> None:
     options = set(FLAGS["study"].split()) - {"--pattern", "--plan", "--mask", "--schedule", "--fresh", "--json"}
     assert options <= {option(field.name) for field in fields(StudyConfig)}
-
-
-def test_the_demo_is_the_study_of_its_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(study_command, "conduct", lambda config, **options: seen.append((config, options)))
-    demo: Callable[..., None] = demo_command.demo
-    demo(seconds=3.0, out=tmp_path / "demo", fresh=True, as_json=False)
-    ((config, options),) = seen
-    assert (config.seconds, config.out, options["fresh"]) == (3.0, tmp_path / "demo", True)
-    assert "three plans, 3 s of training each" in capsys.readouterr().out

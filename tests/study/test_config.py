@@ -15,7 +15,7 @@ from openwork.plan import Plan
 from openwork.study import Contender, StudyConfig, contender_from_text, read_plan, with_contenders
 from openwork.study.config import refuse_changes
 from openwork.study.contender import made_causal
-from openwork.study.recipes import standard_library
+from openwork.study.recipes import live_study
 from openwork.study.schedule import rate_share
 
 WINDOW = contender_from_text("window: Causal() & Window(before=7)")
@@ -166,9 +166,9 @@ def test_quality_is_measured_on_as_much_as_asked_for_and_there() -> None:
     assert StudyConfig(data="texts", seq_len=100, eval_tokens=1).num_eval_sequences(9) == 1
 
 
-def test_the_demo_is_a_study_of_the_standard_library() -> None:
-    config = standard_library(seconds=5.0)
-    assert [contender.name for contender in config.everyone] == ["dense", "window", "window + definitions"]
+def test_the_live_study_is_one_of_the_standard_library() -> None:
+    config = live_study(seconds=5.0)
+    assert [contender.name for contender in config.everyone] == ["dense", "window + definitions"]
     assert (config.data / "ast.py").is_file()
 
 

@@ -1,39 +1,71 @@
-"""`openwork demo`: the main job on source code that every machine has."""
+"""`openwork demo`: four acts on source code that every machine has."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from openwork.study.demo import DemoResult
 
 __all__ = ["demo"]
 
 
 def demo(
-    seconds: Annotated[float, typer.Option(help="Training seconds of each plan.")] = 55.0,
-    out: Annotated[Path, typer.Option(help="Directory for record and report.")] = Path("openwork-demo"),
+    act: Annotated[
+        list[int] | None,
+        typer.Option(help="Only this act: 1 see, 2 reach, 3 study, 4 scale. Repeatable. [default: all]"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Training seconds of each plan of act 3.")] = 60.0,
+    out: Annotated[Path, typer.Option(help="Directory for records and the page.")] = Path("openwork-demo"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier demo in --out first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
-    """Train a small model on Python's standard library under three plans, and say what sparse attention saved.
+    """See a pattern over real code, know what it reaches, train under it, and measure what it saves.
 
-    Dense attention, a window, and the window plus the definitions that the code uses. Under five minutes on two
-    cores; stop it whenever you like, the same command goes on where it was.
+    Four acts on Python's standard library, on one page. Under five minutes on two cores; stop it whenever you like, the
+    same command goes on where it was.
     """
-    from openwork.cli.study import conduct
-    from openwork.study.recipes import standard_library
+    from rich.console import Console
 
-    config = standard_library(seconds=seconds, out=out)
-    if not as_json:
-        typer.echo(f"Python's standard library in {config.data}: three plans, {config.seconds:g} s of training each.")
-    conduct(
-        config,
-        fresh=fresh,
-        as_json=as_json,
-        ending=lambda result: [
-            "",
-            "Your own data:  openwork study --data DIRECTORY --pattern 'Causal() & Window(before=255)'",
-            "Your own mask:  openwork study --data DIRECTORY --mask FILE.npy",
-        ],
-    )
+    from openwork.study.demo import DemoConfig, run_demo
+    from openwork.study.progress import DemoProgress
+
+    config = DemoConfig(out=out, acts=tuple(act or ()), seconds=seconds)
+    errors = Console(stderr=True)
+    try:
+        with DemoProgress(config.live, errors) as progress:
+            result = run_demo(config, fresh=fresh, report=progress)
+            progress.finish()
+    except KeyboardInterrupt:
+        errors.print(f"Stopped. The same command goes on from here; what is done is in {config.out}.")
+        raise
+    if as_json:
+        typer.echo(json.dumps(_summary(result)))
+        return
+    _print(result)
+
+
+def _print(result: DemoResult) -> None:
+    from rich.console import Console
+
+    from openwork.study.acts.page import COMMANDS, demo_verdict
+
+    console = Console()
+    for words in demo_verdict(result):
+        console.print(f"{words.lead}: {words.text}", highlight=False, markup=False)
+    console.print()
+    width = max(len(name) for name, _ in COMMANDS)
+    for name, command in COMMANDS:
+        console.print(f"{name + ':':{width + 1}}  {command}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Report: {result.page.absolute()}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _summary(result: DemoResult) -> dict[str, object]:
+    content = result.to_dict()
+    if result.study is not None:
+        content["study"] = result.study.summary()
+    return content | {"page": str(result.page), "seconds": result.seconds}

@@ -108,3 +108,21 @@ class StudyProgress:
     def finish(self) -> None:
         """Shows the last run as done."""
         self._finish()
+
+
+class DemoProgress(StudyProgress):
+    """Progress of the demo: a bar for each act, and those of its study.
+
+    Args:
+        config: The study of act 3.
+        console: Where to draw.
+    """
+
+    def _on_act(self, event: dict[str, Any]) -> None:
+        self._finish()
+        self._preparing.clear()
+        name = f"act {event['act']}: {event['what']}" if event["act"] else event["what"]
+        self._task = self._progress.add_task(name, total=1.0, figures="")
+
+    def _on_share(self, event: dict[str, Any]) -> None:
+        self._update(event["share"], event["what"])

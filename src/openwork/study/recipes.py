@@ -8,31 +8,25 @@ from pathlib import Path
 from openwork.study.config import StudyConfig
 from openwork.study.contender import contender_from_text
 
-__all__ = ["standard_library"]
+__all__ = ["DEFINITIONS", "WINDOW", "live_study"]
 
 WINDOW = "Causal() & Window(before=255)"
 DEFINITIONS = "Causal() & (Window(before=255) | Keys('definition') | Linked('use'))"
 
 
-def standard_library(*, seconds: float = 55.0, out: Path | str = "openwork-demo") -> StudyConfig:
-    """Python's own standard library: dense attention, a window, and the window plus definitions.
+def live_study(*, seconds: float = 60.0) -> StudyConfig:
+    """Python's own standard library, dense attention beside the window plus definitions, for the same seconds.
 
-    Sequences are long enough that attention is most of a dense step. Tests, installed packages and the tables of
-    `encodings` are left out.
+    Tests, installed packages and the tables of `encodings` are left out.
 
     Args:
         seconds: Training seconds of each plan.
-        out: Directory for checkpoints, record and report.
     """
     return StudyConfig(
         data=Path(sysconfig.get_paths()["stdlib"]),
-        out=Path(out),
-        contenders=(
-            contender_from_text(f"window: {WINDOW}"),
-            contender_from_text(f"window + definitions: {DEFINITIONS}"),
-        ),
+        contenders=(contender_from_text(f"window + definitions: {DEFINITIONS}"),),
         seconds=seconds,
-        seq_len=8192,
+        seq_len=4096,
         batch_size=1,
         warmup_steps=10,
         tokenizer="bpe:2048",

@@ -14,7 +14,7 @@ from openwork.study.report.charts import Bar, Point, bar_figure, point_figure
 from openwork.study.report.context import context_sections
 from openwork.study.report.curves import curve_figures
 from openwork.study.report.plans import plan_sections
-from openwork.study.report.values import Cell, Figure, Report, Section, Table, Words
+from openwork.study.report.values import Cell, Figure, Part, Report, Section, Table, Words
 from openwork.study.result import Row, StudyResult
 from openwork.study.table import columns_of, table_cells
 from openwork.study.trainer import StudyData
@@ -80,6 +80,11 @@ def _named(result: StudyResult, sentences: Sequence[str]) -> tuple[Words, ...]:
             joint = ": " if sentence.startswith(f"{name}: ") else " "
             words.append(Words(sentence[len(name) + len(joint) :], name, joint=joint))
     return tuple(words)
+
+
+def quality_parts(result: StudyResult) -> tuple[Part, ...]:
+    """Curves and table alone, for a page that shows a study beside other things."""
+    return (*curve_figures(result), _table(result), Words(_meanings(result), soft=True))
 
 
 def environment_of(result: StudyResult) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""The four acts of the demo: see a pattern, know what it reaches, train under it, and what it saves at length."""
