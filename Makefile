@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 help:
-	@echo "make demo      the main job on real source code: sets up, trains under three plans, ends in a report"
+	@echo "make demo      four acts on real source code: sets up, shows, predicts, trains, measures; ends in a report"
 	@echo "make test      sets up and runs every test (CPU)"
 	@echo "make test-all  every test on each supported Python, with the oldest and the newest torch"
 	@echo "make check     formatting, lint, types, import layers, spelling and the fast tests"
