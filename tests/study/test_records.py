@@ -84,6 +84,15 @@ def test_each_conversation_is_a_document(tmp_path: Path, form: str) -> None:
     assert all(d.num_bytes == len(t.encode()) for d, t in zip(corpus.training, training, strict=True))
 
 
+def test_half_a_character_in_a_chat_is_a_question_mark(tmp_path: Path) -> None:
+    chats = [{"messages": [{"role": "user", "content": f"{n} \ud83d!"}]} for n in range(20)]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    corpus = read_corpus(tmp_path)
+    texts = list(corpus.texts(corpus.training))
+    assert all(" ?!<|im_end|>" in text for text in texts)
+    assert [len(text.encode()) for text in texts] == [document.num_bytes for document in corpus.training]
+
+
 def test_a_log_is_cut_where_a_record_begins(tmp_path: Path) -> None:
     text = "".join(f"2026-01-01 10:00:{n % 60:02} INFO {n}\nTrace {n}\n  at x\n" for n in range(300))
     (tmp_path / "app.log").write_text(text)

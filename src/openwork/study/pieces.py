@@ -81,7 +81,7 @@ def read_text(root: Path, document: Document) -> str:
     if document.kind != "chat":
         return text
     try:
-        return render_chat(json.loads(text))
+        return _rendered(text)
     except (ValueError, AnnotationError) as error:
         raise DataError(f"{document.name} is no conversation any more ({error}); the file changed.") from None
 
@@ -254,16 +254,20 @@ def chat_documents(root: Path, path: str, size: int) -> Iterator[Document]:
             return
         if line.strip():
             try:
-                text = render_chat(json.loads(line))
+                content = _rendered(line).encode("utf-8")
             except AnnotationError as error:
                 raise DataError(f"{root / path} line {number}: {error}") from None
             except (ValueError, RecursionError) as error:
                 reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
                 raise DataError(f"{root / path} line {number} is no JSON ({reason}); mend or remove it.") from None
-            content = text.encode("utf-8", errors="replace")
             digest = hashlib.sha256(content).hexdigest()
             yield Document(path, len(content), digest, first, first + len(line), "chat")
         first += len(line)
+
+
+def _rendered(line: str | bytes) -> str:
+    """The conversation of a line as text; half of a pair of surrogates, which JSON can write, is a question mark."""
+    return render_chat(json.loads(line)).encode("utf-8", errors="replace").decode("utf-8")
 
 
 def lines_of_file(path: Path) -> Iterator[bytes]:
