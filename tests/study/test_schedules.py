@@ -146,6 +146,9 @@ def test_a_plan_by_depth_with_mixed_heads_trains_end_to_end(tiny: Tiny, tmp_path
     assert runs["deep"]["density"][3] == pytest.approx(expected)
     rows = {row["name"]: row for row in record["rows"]}
     assert rows["deep"]["density"] == pytest.approx(expected)
+    page = (out / "report.html").read_text()
+    assert "Time line" in page and "the plan and a window of 75 keys" in page and "dense for the first 1 steps" in page
+    assert "deep changes for the last time: the plan alone from step 3 on" in page
     assert main([*study, "--schedule", "deep: Shrink(end_step=2, final_window=31)"]) == 2
 
 

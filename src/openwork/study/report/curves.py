@@ -11,6 +11,7 @@ from openwork.measure import bits_per_byte
 from openwork.study.config import CONTROL
 from openwork.study.record import RunRecord
 from openwork.study.report.charts import Line, line_figure
+from openwork.study.report.timeline import last_changes
 from openwork.study.report.values import Figure
 from openwork.study.result import StudyResult
 
@@ -64,6 +65,8 @@ def _figure(result: StudyResult, places: Places, caption: str, x_label: str, *, 
         note += " The steep start is cut off."
     axis = ("tokens", "seconds")[held_out_x]
     events = _crossings(result, axis)
+    if held_out_x == 0:
+        events += last_changes(result)
     if result.config.dense_steps and held_out_x == 0:
         per_step = result.records[0].tokens_per_step
         events.append((float(result.config.dense_steps * per_step), "dense until here, then each plan's own pattern"))

@@ -14,6 +14,7 @@ from openwork.study.report.charts import Bar, Point, bar_figure, point_figure
 from openwork.study.report.context import context_sections
 from openwork.study.report.curves import curve_figures
 from openwork.study.report.plans import plan_sections
+from openwork.study.report.timeline import timeline_sections
 from openwork.study.report.values import Cell, Figure, Part, Report, Section, Table, Words
 from openwork.study.result import Row, StudyResult
 from openwork.study.table import columns_of, table_cells
@@ -49,6 +50,7 @@ def study_sections(result: StudyResult, data: StudyData | None = None) -> tuple[
     sections = (
         Section("What each plan saved and cost", "", (_table(result), Words(_meanings(result), soft=True))),
         Section("Curves", "", (*curve_figures(result), *comparisons)),
+        *timeline_sections(result),
         Section("Time, memory, quality", "Down and to the left is better.", _trade_offs(result)),
         *(replace(section, parts=(*section.parts, *context)) for section in context_sections(result)),
         Section("In practice", "", (_practice(result), *practice)),
