@@ -40,10 +40,10 @@ def pages(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     """A study's page with everything on it, and a page of every kind of part."""
     place = tmp_path_factory.mktemp("pages")
     out = place / "out"
-    names = (
-        "window: Window(before=15)",
-        "window + definitions: Window(before=15) | Keys('definition') | Linked('use')",
-    )
+    # a plan without a name is called by its text
+    long = "Causal() & (Window(before=15) | Keys('definition') & ~Linked('use')) - Window(before=3)"
+    facts = "window + definitions: Window(before=15) | Keys('definition') | Linked('use')"
+    names = (long, facts)
     run(
         data=texts, out=out, tokenizer="bytes", model="tiny", device="cpu", seq_len=96, batch_size=1, steps=4, seeds=2,
         control=True, eval_tokens=400, eval_every=2, isolate=False, contenders=tuple(map(contender_from_text, names)),

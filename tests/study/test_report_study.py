@@ -29,7 +29,8 @@ SEQ_LEN = 256
 def studied(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyResult, StudyData]:
     """A study with a control, two seeds, a fixed mask and plans that differ by layer."""
     place = tmp_path_factory.mktemp("report")
-    np.save(place / "mask.npy", np.tri(SEQ_LEN, dtype=bool) & ~np.tri(SEQ_LEN, k=-9, dtype=bool))
+    bands = [np.tri(SEQ_LEN, dtype=bool) & ~np.tri(SEQ_LEN, k=-width, dtype=bool) for width in (9, 5)]
+    np.save(place / "mask.npy", np.stack(bands))
     by_layer = ow.Plan(default=ow.Window(before=7), layers={1: ow.PerHead(ow.Window(before=3), ow.Window(before=7))})
     contenders = (
         contender_from_text("window: Window(before=15)"),
@@ -109,7 +110,8 @@ def test_each_kind_of_mask_has_its_picture(studied: Any) -> None:
         "facts",
         "layers: layer 0, layer 1 head 1",
         "layers: layer 1 head 0",
-        "mask",
+        "mask: head 0",
+        "mask: head 1",
         "control",
     ]
     known = study_report(result, data).figures["pictures"]
@@ -117,7 +119,7 @@ def test_each_kind_of_mask_has_its_picture(studied: Any) -> None:
     assert n == SEQ_LEN
     pairs = {plan["plan"]: plan["pairs"] for plan in known["plans"]}
     assert pairs["window"] == int((np.tri(n) - np.tri(n, k=-16)).sum())
-    assert pairs["mask"] == int((np.tri(n) - np.tri(n, k=-9)).sum())
+    assert pairs["mask: head 1"] == int((np.tri(n) - np.tri(n, k=-5)).sum())
     assert pairs["facts"] > pairs["window"]
     assert f"{pairs['window']:,} of {n * (n + 1) // 2:,} causal pairs" in pictures[0].alt
 

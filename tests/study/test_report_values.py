@@ -233,6 +233,19 @@ def test_text_is_escaped_wherever_it_comes_from() -> None:
     assert figures and json.loads(figures[1]) == {evil: evil}
 
 
+def test_sections_of_one_name_have_addresses_of_their_own() -> None:
+    same = tuple(Section(title, "", (Words("w"),)) for title in ("Reach", "Reach", "Environment", "?"))
+    page = html_of(report(sections=same))
+    assert {"reach", "reach-2", "environment", "environment-2", "section"} <= set(checked(page).ids)
+
+
+def test_a_long_name_is_written_in_lines() -> None:
+    name = "Causal() & (Window(before=127, after=0) | Keys(name='definition') | Linked(name='use'))"
+    chart = bar_figure([name], [Bar("x", (1.0,))], caption="c", alt="a", x_label="s")
+    written = [text for text in re.findall(r">([^<]*)</text>", chart.svg) if "before" in text or "Linked" in text]
+    assert len(written) == 2 and max(map(len, written)) <= 46
+
+
 def test_backticks_make_code_and_a_lone_one_stays() -> None:
     page = html_of(report(lead="run `openwork <demo>` twice, ` ends"))
     assert "run <code>openwork &lt;demo&gt;</code> twice, ` ends" in page
@@ -307,6 +320,7 @@ def test_lines_begin_at_their_first_token_and_marked_ones_find_room_first() -> N
         (11, "9 def f():", True),
         (20, "10     pass", False),
     ]
+    assert text_lines("a\n", spans[:2], first_line=None) == (TextLine(0, "a"),)
     crowded = [TextLine(0, "1 a"), TextLine(0, "2 b", True), TextLine(8, "3 c")]
     figure = picture(lines=crowded)
     assert re.findall(r">(\d \w)</text>", figure.svg) == ["2 b", "3 c"]

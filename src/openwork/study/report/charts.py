@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ __all__ = ["Bar", "Line", "Point", "bar_figure", "line_figure", "point_figure"]
 
 _WIDTH, _HEIGHT = 400.0, 280.0
 _BAR_PX, _GROUP_GAP_PX = 17.0, 12.0
+_LETTERS = 46
+"""Letters in a line of a category's name."""
 _SHORT_NAME = 12
 """Letters up to which the names of series are written at the ends of their bars."""
 _MOST_TICKS = 6
@@ -274,14 +277,16 @@ def bar_figure(
     named = len(bars) > 1 and max(len(bar.name) for bar in bars) <= _SHORT_NAME
     per_group = len(bars) * _BAR_PX + _GROUP_GAP_PX
     names_above = len(bars) > 1 or max(map(len, categories)) > 16
-    height = 46 + len(categories) * (per_group + (FONT_PX + 4 if names_above else 0))
+    wrapped = [textwrap.wrap(category, _LETTERS) or [""] for category in categories]
+    line_px = FONT_PX + 4
+    height = 46 + len(categories) * per_group + names_above * line_px * sum(map(len, wrapped))
     with axes(_WIDTH, height) as (figure, plot):
         longest = max([value for bar in bars for value in bar.values if value is not None] + [v for _, v in levels])
         ticks, top = [], 0.0
-        for group, category in enumerate(categories):
-            if names_above:
-                plot.text(0, top + (FONT_PX + 3) / 2, category, va="center", ha="left", fontsize=FONT_PX)
-                top += FONT_PX + 4
+        for group, words in enumerate(wrapped):
+            for line in words if names_above else ():
+                plot.text(0, top + line_px / 2, line, va="center", ha="left", fontsize=FONT_PX)
+                top += line_px
             first = top
             for bar in bars:
                 _draw_bar(plot, bar, group, top + _BAR_PX / 2, longest, named=named)

@@ -48,7 +48,10 @@ def html_of(report: Report) -> str:
     numbers = iter(range(1_000_000))
     return environment.from_string((files / "page.html.j2").read_text(encoding="utf-8")).render(
         report=report,
-        sections=[(_slug(section), section, list(_groups(section.parts))) for section in report.sections],
+        sections=[
+            (slug, section, list(_groups(section.parts)))
+            for slug, section in zip(_slugs(report.sections), report.sections, strict=True)
+        ],
         style=_variables() + (files / "style.css").read_text(encoding="utf-8"),
         svg=lambda figure: _svg(figure, f"f{next(numbers)}"),
         sample=_sample,
@@ -66,8 +69,15 @@ def _groups(parts: Iterable[Part]) -> Iterable[tuple[str, list[Part]]]:
             yield from ((kind, [part]) for part in group)
 
 
-def _slug(section: Section) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-")
+def _slugs(sections: Iterable[Section]) -> list[str]:
+    """An address for each section; no two alike, nor like one that every page has."""
+    taken, slugs = {"verdict", "environment", "figures"}, []
+    for section in sections:
+        name = re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-") or "section"
+        slug = next(slug for slug in (name, *(f"{name}-{n}" for n in range(2, 1000))) if slug not in taken)
+        taken.add(slug)
+        slugs.append(slug)
+    return slugs
 
 
 def _words(text: str) -> Any:

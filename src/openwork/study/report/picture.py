@@ -195,7 +195,11 @@ def _axes() -> str:
 
 
 def text_lines(
-    text: str, offsets: npt.NDArray[np.int64], *, marked: npt.NDArray[np.bool_] | None = None, first_line: int = 1
+    text: str,
+    offsets: npt.NDArray[np.int64],
+    *,
+    marked: npt.NDArray[np.bool_] | None = None,
+    first_line: int | None = 1,
 ) -> tuple[TextLine, ...]:
     r"""The lines of a text with the token that each begins at, and its number.
 
@@ -203,22 +207,23 @@ def text_lines(
         text: The text.
         offsets: The character span of each token, [num_tokens, 2].
         marked: Per token; a line is marked where one of its tokens is. [num_tokens]
-        first_line: Number of the first line.
+        first_line: Number of the first line; `None` shows no numbers.
 
     Examples:
         >>> spans = np.array([[0, 1], [1, 2], [2, 4], [4, 5]])
         >>> [(line.token, line.text) for line in text_lines("a\nbc\n", spans)]
         [(0, '1 a'), (2, '2 bc')]
     """
-    starts = np.asarray([span[0] for span in offsets])
+    starts = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)[:, 0]
     found = []
     place = 0
-    for number, line in enumerate(text.splitlines(keepends=True), start=first_line):
+    for number, line in enumerate(text.split("\n"), start=first_line or 0):
         # the first token that begins in the line; one that began before it belongs to the line above
-        first, stop = np.searchsorted(starts, [place, place + len(line)], side="left")
-        place += len(line)
+        first, stop = np.searchsorted(starts, [place, place + len(line) + 1], side="left")
+        place += len(line) + 1
         if first == stop:
             continue
         here = bool(marked is not None and marked[first:stop].any())
-        found.append(TextLine(int(first), f"{number} {line.rstrip()}" if line.strip() else "", here))
+        words = line.rstrip() if first_line is None else f"{number} {line.rstrip()}"
+        found.append(TextLine(int(first), words if line.strip() else "", here))
     return tuple(found)

@@ -80,7 +80,8 @@ def _pictures(result: StudyResult, data: StudyData) -> tuple[tuple[Section, ...]
     flags = [(name, values) for notes in all_notes if notes is not None for name, values in notes.flags.items()]
     names = {name for name, values in flags if values.any()}
     marked = np.logical_or.reduce([np.zeros(excerpt.length, dtype=bool), *(values for _, values in flags)])
-    lines = text_lines(text, offsets, marked=marked)
+    # a part of a longer file does not know its lines' numbers
+    lines = text_lines(text, offsets, marked=marked, first_line=None if excerpt.document.first else 1)
     for (style, contender), notes in zip(sparse, all_notes, strict=True):
         for name, layout, head in _layouts(result, contender, excerpt.length, notes):
             figures.append(_picture(name, layout, head, lines, notes, style))
@@ -138,7 +139,13 @@ def _layouts(
 ) -> Iterator[tuple[str, BlockLayout, int]]:
     """The different masks of a plan, each with its name, its layout and the head of the layout."""
     if contender.mask is not None:
-        yield contender.name, _mask_layout(contender, length), 0
+        layout = _mask_layout(contender, length)
+        heads: dict[int, list[str]] = {}
+        for head in range(layout.heads):
+            heads.setdefault(int(layout.index[0, head]), []).append(f"head {head}")
+        for plane, names in list(heads.items())[:_MOST_PICTURES]:
+            name = contender.name if len(heads) == 1 else f"{contender.name}: {_few(names)}"
+            yield name, layout, int(np.flatnonzero(layout.index[0] == plane)[0])
         return
     plan = contender.plan_of_layers
     assert plan is not None

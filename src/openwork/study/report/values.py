@@ -136,7 +136,7 @@ class Section:
     """A part of a report under one heading.
 
     Attributes:
-        title: The heading; unique in a report.
+        title: The heading.
         lead: One or two sentences that say what is to be seen here; "" for none.
         parts: What follows, in order.
         folded: Whether it is closed until the reader opens it; in print it is left out.
