@@ -59,6 +59,7 @@ def test_the_parts_stand_in_the_order_of_what_matters(studied: Any) -> None:
     assert [section.title for section in report.sections] == [
         "What each plan saved and cost",
         "Curves",
+        "Time line",
         "Time, memory, quality",
         "What context is worth",
         "In practice",
@@ -161,9 +162,20 @@ def test_seeds_are_a_band_from_the_lowest_to_the_highest(studied: Any) -> None:
     assert line.markers[-1] == pytest.approx((SEQ_LEN * 6, np.mean(ends), min(ends), max(ends)))
 
 
-def test_the_change_from_dense_to_sparse_is_on_the_time_line(studied: Any) -> None:
-    over_tokens = figures(section(*studied, "Curves"))[1]
-    assert "dense until here, then each plan's own pattern" in over_tokens.note
+def test_what_schedules_decided_is_on_the_time_line_and_in_a_table(studied: Any) -> None:
+    curves = section(*studied, "Curves")
+    over_time, over_tokens = figures(curves)
+    (table,) = [part for part in section(*studied, "Time line").parts if isinstance(part, Table)]
+    result = studied[0]
+    decided = [(record, entry) for record in result.records for entry in record.timeline]
+    assert [tuple(cell.text for cell in row[1:3]) for row in table.cells] == [
+        (str(entry["step"]), entry["reason"]) for _, entry in decided
+    ]
+    (reason,) = {entry["reason"] for _, entry in decided if entry["step"] == 2}
+    names = "window, facts, layers, mask, control"
+    assert f"1: {names} (seed 0): {reason}" in over_tokens.note
+    # over time each plan got there at its own second
+    assert over_time.note.count(f"(seed 0): {reason}") == 5
 
 
 def test_tables_say_what_the_rows_say(studied: Any) -> None:

@@ -11,7 +11,7 @@ from openwork.measure import bits_per_byte
 from openwork.study.config import CONTROL
 from openwork.study.record import RunRecord
 from openwork.study.report.charts import Line, line_figure
-from openwork.study.report.timeline import last_changes
+from openwork.study.report.timeline import decision_events
 from openwork.study.report.values import Figure
 from openwork.study.result import StudyResult
 
@@ -53,9 +53,8 @@ def _figure(result: StudyResult, places: Places, caption: str, x_label: str, *, 
     top = max(settled)
     if top < gzip <= top + (top - min(settled)):
         top = gzip
-    cut = any(y > top for line in lines for _, y in line.points) or any(
-        m[1] > top for line in lines for m in line.markers
-    )
+    drawn = [y for line in lines for _, y in line.points] + [y for line in lines for _, y, *_ in line.markers]
+    cut = any(y > top for y in drawn)
     grouped = max(record.steps for record in result.records) > _POINTS
     note = "Lines: training" + (", means of neighbouring steps" if grouped else "") + "; markers: held-out text"
     note += ", its first part on the way." if result.held_out.curve_num_bytes else "."
@@ -64,12 +63,7 @@ def _figure(result: StudyResult, places: Places, caption: str, x_label: str, *, 
     if cut:
         note += " The steep start is cut off."
     axis = ("tokens", "seconds")[held_out_x]
-    events = _crossings(result, axis)
-    if held_out_x == 0:
-        events += last_changes(result)
-    if result.config.dense_steps and held_out_x == 0:
-        per_step = result.records[0].tokens_per_step
-        events.append((float(result.config.dense_steps * per_step), "dense until here, then each plan's own pattern"))
+    events = [*decision_events(result, places), *_crossings(result, axis)]
     ends = "; ".join(f"{line.name} ends at {line.points[-1][1]:.3f} in training, {_last(line)}" for line in lines)
     return line_figure(
         lines,

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from openwork.plan import Plan
+from openwork.study.config import DENSE
+from openwork.study.record import RunRecord
 from openwork.study.report.values import Cell, Section, Table
 from openwork.study.result import StudyResult
 
-__all__ = ["last_changes", "timeline_sections"]
+__all__ = ["decision_events", "timeline_sections"]
 
+_MOST_EVENTS = 4
+"""Changes of one plan up to which each has its line on a chart; of more, the first and the last have."""
 _MOST = 12
 """Changes of one run that the table shows; of more, the first and the last half."""
+
+
+Places = Callable[[RunRecord], npt.NDArray[np.float64]]
 
 
 def timeline_sections(result: StudyResult) -> tuple[Section, ...]:
@@ -35,17 +46,26 @@ def timeline_sections(result: StudyResult) -> tuple[Section, ...]:
     return (Section("Time line", lead, (table,)),)
 
 
-def last_changes(result: StudyResult) -> list[tuple[float, str]]:
-    """Training tokens at which each plan with a schedule of its own changed for the last time, and what happened."""
-    own = {contender.name for contender in result.config.contenders if contender.schedule is not None}
-    seen: set[tuple[int, str]] = set()
-    events = []
+def decision_events(result: StudyResult, places: Places) -> list[tuple[float, str]]:
+    """Place and words of each change of plan in the runs of the first seed; plans that changed alike share one."""
+    together: dict[tuple[float, str], list[str]] = {}
     for record in result.records:
-        if record.name in own and record.settled_from and (key := (record.settled_from, record.name)) not in seen:
-            seen.add(key)
-            at = float(record.settled_from * record.tokens_per_step)
-            events.append((at, f"{record.name} changes for the last time: {record.timeline[-1]['reason']}"))
-    return events
+        if record.seed != result.config.seed or record.name == DENSE:
+            continue
+        # what holds from the first step is no change
+        changes = [entry for entry in record.timeline if 0 < entry["step"] < record.steps]
+        left_out = ""
+        if len(changes) > _MOST_EVENTS:
+            left_out = f"; {len(changes) - 2} more between the first and the last"
+            changes = [changes[0], changes[-1]]
+        x = places(record)
+        for entry in changes:
+            # the plan holds from the end of the step before
+            place = float(x[entry["step"] - 1])
+            together.setdefault((place, entry["reason"] + left_out), []).append(record.name)
+            left_out = ""
+    seed = f" (seed {result.config.seed})" if result.config.seeds > 1 else ""
+    return [(place, f"{', '.join(names)}{seed}: {reason}") for (place, reason), names in together.items()]
 
 
 def _plan(content: Any) -> str:
