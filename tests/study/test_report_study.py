@@ -197,6 +197,6 @@ def test_uses_of_names_are_compared_by_where_their_definition_is(studied: Any) -
     for row in result.rows:
         for name in ("name_inside", "after_outside"):
             loss = row.uses[name].bits_per_token
-            assert loss is None or f">{loss:.3g} {row.name}</text>" in uses.svg
+            assert loss is None or f">{loss:.2f} {row.name}</text>" in uses.svg
     assert uses.svg.count(" dense</text>") == sum(loss.num_tokens > 0 for loss in result.rows[0].uses.values())
     assert positions.alt.startswith("Held-out bits per token by tokens of context: dense ")

@@ -20,6 +20,8 @@ _LETTERS = 46
 """Letters in a line of a category's name."""
 _SHORT_NAME = 12
 """Letters up to which the names of series are written at the ends of their bars."""
+_MARKER_PX = {"^": 9.0, "v": 9.0, "P": 9.0}
+"""Sizes of markers that look smaller than the others' 7 pixels."""
 _MOST_TICKS = 6
 _NUMBER_ROOM = 0.05
 """Share of a chart's width that the number of an event takes."""
@@ -208,7 +210,7 @@ def _draw_line(plot: Any, line: Line) -> None:
         x, y, low, high = zip(*line.markers, strict=True)
         below, above = ([b - a for a, b in zip(low, y, strict=True)], [b - a for a, b in zip(y, high, strict=True)])
         plot.errorbar(
-            x, y, yerr=[below, above], fmt=marker, color=ink, markersize=7, markeredgecolor=SENTINELS["paper"],
+            x, y, yerr=[below, above], fmt=marker, color=ink, markersize=_MARKER_PX.get(marker, 7.0), markeredgecolor=SENTINELS["paper"],
             markeredgewidth=1, elinewidth=1.2, capsize=3 if any(below) or any(above) else 0, zorder=3,
         )  # fmt: skip
 

@@ -64,7 +64,10 @@ def _uses(result: StudyResult) -> tuple[Figure, ...]:
     shown = [name for name in USE_CLASSES if rows and name in _USES and rows[0][1].uses[name].num_tokens]
     if not shown:
         return ()
-    bars = [Bar(row.name, tuple(row.uses[name].bits_per_token for name in shown), style=style) for style, row in rows]
+    bars = []
+    for style, row in rows:
+        losses = tuple(row.uses[name].bits_per_token for name in shown)
+        bars.append(Bar(row.name, losses, tuple("" if loss is None else f"{loss:.2f}" for loss in losses), style=style))
     counts = {name: rows[0][1].uses[name].num_tokens for name in shown}
     said = "; ".join(
         f"{_USES[name]}: " + ", ".join(f"{row.name} {row.uses[name].bits_per_token:.2f}" for _, row in rows)
