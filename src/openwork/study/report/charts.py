@@ -210,7 +210,8 @@ def _draw_line(plot: Any, line: Line) -> None:
         x, y, low, high = zip(*line.markers, strict=True)
         below, above = ([b - a for a, b in zip(low, y, strict=True)], [b - a for a, b in zip(y, high, strict=True)])
         plot.errorbar(
-            x, y, yerr=[below, above], fmt=marker, color=ink, markersize=_MARKER_PX.get(marker, 7.0), markeredgecolor=SENTINELS["paper"],
+            x, y, yerr=[below, above], fmt=marker, color=ink, markersize=_MARKER_PX.get(marker, 7.0),
+            markeredgecolor=SENTINELS["paper"],
             markeredgewidth=1, elinewidth=1.2, capsize=3 if any(below) or any(above) else 0, zorder=3,
         )  # fmt: skip
 
