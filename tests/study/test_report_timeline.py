@@ -13,14 +13,16 @@ from openwork.plan import Plan
 from openwork.study.report.timeline import decision_events, timeline_sections
 from openwork.study.report.values import Table
 
-
 PLAN = json.loads(Plan(default=Causal()).to_json())
 
 
 def result_of(*runs: tuple[str, int, list[int]], steps: int = 100) -> Any:
     records = [
         SimpleNamespace(
-            name=name, seed=seed, steps=steps, timeline=tuple({"step": n, "reason": f"at {n}", "plan": PLAN} for n in at)
+            name=name,
+            seed=seed,
+            steps=steps,
+            timeline=tuple({"step": n, "reason": f"at {n}", "plan": PLAN} for n in at),
         )
         for name, seed, at in runs
     ]

@@ -148,7 +148,7 @@ def test_a_plan_by_depth_with_mixed_heads_trains_end_to_end(tiny: Tiny, tmp_path
     assert rows["deep"]["density"] == pytest.approx(expected)
     page = (out / "report.html").read_text()
     assert "Time line" in page and "the plan and a window of 75 keys" in page and "dense for the first 1 steps" in page
-    assert "deep changes for the last time: the plan alone from step 3 on" in page
+    assert page.count("deep: the plan alone from step 3 on") == 2  # on both curves, beside the table
     assert main([*study, "--schedule", "deep: Shrink(end_step=2, final_window=31)"]) == 2
 
 
