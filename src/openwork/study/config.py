@@ -11,7 +11,7 @@ from openwork.errors import StudyError
 from openwork.patterns import Causal, Pattern, parse_pattern
 from openwork.plan import Plan
 from openwork.study.contender import Contender, contender_from_text
-from openwork.train import DenseThenSparse
+from openwork.train import DenseThenSparse, Schedule
 from openwork.train.kinds import OPTIMIZERS
 
 __all__ = [
@@ -218,9 +218,14 @@ class StudyConfig:
         dense = Contender(name=DENSE, plan=Plan(default=Causal()))
         pattern = parse_pattern("Causal() & Window(before=31)")
         control = (Contender(name=CONTROL, plan=Plan(default=pattern)),) if self.control else ()
-        first = DenseThenSparse(steps=self.dense_steps) if self.dense_steps else None
-        others = [replace(entry, schedule=entry.schedule or first) for entry in (*self.contenders, *control)]
+        others = [replace(entry, schedule=self.schedule_of(entry)) for entry in (*self.contenders, *control)]
         return (dense, *others)
+
+    def schedule_of(self, contender: Contender) -> Schedule | None:
+        """A plan's own schedule, or what `dense_steps` says; the dense baseline has none."""
+        if contender.schedule is not None or not self.dense_steps or contender.name == DENSE:
+            return contender.schedule
+        return DenseThenSparse(steps=self.dense_steps)
 
     def num_eval_sequences(self, available: int) -> int:
         """Held-out sequences that quality is measured on, of those that there are."""

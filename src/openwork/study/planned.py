@@ -35,6 +35,7 @@ class PlanOfRun:
 
     def __init__(self, config: StudyConfig, contender: Contender, model: Decoder, eval_tokens: int) -> None:
         self._config, self._contender, self._model, self._eval_tokens = config, contender, model, eval_tokens
+        self._schedule = config.schedule_of(contender)
         self._target = contender.plan_of_layers or _MASKED
         self._plan: Plan | None = None
         self.is_dense = self.is_mask = False
@@ -49,9 +50,9 @@ class PlanOfRun:
             Why the plan changed, where the schedule changed it.
         """
         plan, reason = self._target, None
-        if self._contender.schedule is not None:
+        if self._schedule is not None:
             measured = [Measurement(step, nats / self._eval_tokens) for step, _, nats in state.evaluated]
-            decision = self._contender.schedule.decide(
+            decision = self._schedule.decide(
                 state.step,
                 self._target,
                 seq_len=self._config.seq_len,
