@@ -12,6 +12,8 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 
+FILE = re.compile(r"# (\w+\.py)\n")
+
 
 def examples(page: Path) -> list[tuple[str, str | None]]:
     """Each Python block of a page with the output that follows it, where one does."""
@@ -31,6 +33,9 @@ def test_the_page_does_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     for code, expected in examples(page):
+        if (name := FILE.match(code)) is not None:
+            # a block that is a file, which later blocks use
+            Path(name[1]).write_text(code, encoding="utf-8")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(code, page.name, "exec"), names)

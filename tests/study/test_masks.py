@@ -17,7 +17,7 @@ def test_a_mask_is_taken_from_either_kind_of_file_and_made_causal(tmp_path: Path
     np.save(tmp_path / "m.npy", mask)
     torch.save(torch.from_numpy(mask), tmp_path / "m.pt")
     for name in ("m.npy", "m.pt"):
-        layout = read_mask(tmp_path / name, 20, q_heads=2)
+        layout = read_mask(tmp_path / name, 20, heads={2})
         assert np.array_equal(layout.to_dense()[0], np.tril(mask))
 
 
@@ -41,7 +41,7 @@ def test_other_files_are_refused_in_words(tmp_path: Path, name: str, content: ob
     elif content is not None:
         np.save(path, content)
     with pytest.raises(DataError, match=message):
-        read_mask(path, 8, q_heads=2)
+        read_mask(path, 8, heads={2})
 
 
 @pytest.mark.parametrize("content", [b"", b"hi", b"PK\x03\x04 cut off", b"\x80\x02.", b"\x80"])
@@ -49,19 +49,19 @@ def test_a_damaged_tensor_file_is_refused_in_words_whatever_torch_raises(tmp_pat
     path = tmp_path / "m.pt"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"--mask .*m.pt cannot be read: \w+"):
-        read_mask(path, 8, q_heads=2)
+        read_mask(path, 8, heads={2})
 
 
 def test_a_sparse_tensor_is_a_mask_and_other_dtypes_are_named(tmp_path: Path) -> None:
     mask = torch.eye(8, dtype=torch.bool)
     torch.save(mask.to_sparse(), tmp_path / "m.pt")
-    assert np.array_equal(read_mask(tmp_path / "m.pt", 8, q_heads=2).to_dense()[0, 0], mask.numpy())
+    assert np.array_equal(read_mask(tmp_path / "m.pt", 8, heads={2}).to_dense()[0, 0], mask.numpy())
     torch.save(mask.bfloat16(), tmp_path / "m.pt")
     with pytest.raises(DataError, match=r"holds torch.bfloat16 values; it must be boolean"):
-        read_mask(tmp_path / "m.pt", 8, q_heads=2)
+        read_mask(tmp_path / "m.pt", 8, heads={2})
 
 
 def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
     torch.save({"x": Path("evil")}, tmp_path / "m.pt")
     with pytest.raises(DataError, match=r"m.pt cannot be read: "):
-        read_mask(tmp_path / "m.pt", 8, q_heads=2)
+        read_mask(tmp_path / "m.pt", 8, heads={2})

@@ -60,7 +60,10 @@ def study(
     control: Annotated[
         bool | None, typer.Option("--control", help="Also train Causal() & Window(before=31), which must lose.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Shape of the model: tiny, small or base. [default: small]")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="tiny, small, base, or your own: FILE.py:FUNCTION, called with vocab_size. [default: small]"),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. [default: auto]")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. [default: float32]")] = None,
     include: Annotated[

@@ -21,15 +21,18 @@ from openwork.errors import OpenworkError, StudyError
 from openwork.patterns import Pattern
 from openwork.plan import Plan
 from openwork.runs import read_json, write_json
-from openwork.study.config import MODEL_SHAPES, StudyConfig, with_contenders
+from openwork.study.config import StudyConfig, with_contenders
 from openwork.study.environment import environment, resolve_device
 from openwork.study.folder import RunPlace, StudyFolder
-from openwork.study.masks import read_mask
+from openwork.study.masks import load_mask, read_mask
+from openwork.study.model import model_facts
+from openwork.study.model_source import model_source
 from openwork.study.prepare import corpus_of, data_facts, measure_held_out, prepare_data, require_facts
 from openwork.study.proposals import data_in_words, proposals
 from openwork.study.record import RunRecord
 from openwork.study.report import study_report, write_report
 from openwork.study.result import StudyResult
+from openwork.study.shapes import ModelFacts
 from openwork.study.tokenizer import load_tokenizer, parse_tokenizer, require_tokenizers
 from openwork.study.worker import STOPPED, perform
 
@@ -79,7 +82,9 @@ def run(
     config = StudyConfig(**options) if config is None else replace(config, **options)
     config = with_contenders(config, patterns)
     device = resolve_device(config.device)
-    _check_inputs(config)
+    source = model_source(config.model)
+    config = replace(config, model_sha256=None if source is None else source.digest())
+    expected, model = _check_inputs(config, device)
     corpus = corpus_of(config)
     proposed = proposals(corpus, config.seq_len) if propose and not config.contenders else ()
     config = replace(config, contenders=config.contenders or proposed)
@@ -102,6 +107,8 @@ def run(
                     folder.undo()
                 raise
             config = replace(config, device=resolve_device(study["device"]))
+            if data.tokenizer.vocab_size != expected:
+                model = model_facts(config, data.tokenizer.vocab_size)
             places = folder.places(config)
             records = []
             for number, place in enumerate(places):
@@ -123,6 +130,7 @@ def run(
                 data=study["data"],
                 environment=study["environment"],
                 vocab_size=data.tokenizer.vocab_size,
+                model_facts=model,
             )
             write_json(folder.record, result.to_dict())
             write_report(folder.page, study_report(result, data))
@@ -133,17 +141,27 @@ def run(
         raise
 
 
-def _check_inputs(config: StudyConfig) -> None:
-    """Whatever can be refused before anything is written."""
-    shape = MODEL_SHAPES[config.model]
-    kind, _ = parse_tokenizer(config.tokenizer)
+def _check_inputs(config: StudyConfig, device: str) -> tuple[int, ModelFacts]:
+    """Whatever can be refused before anything is written; gives the token ids that are expected, and the model's facts.
+
+    A trained tokenizer may have fewer ids than were asked for.
+    """
+    kind, vocabulary = parse_tokenizer(config.tokenizer)
     if kind == "bpe":
         require_tokenizers()
     elif kind == "file":
-        load_tokenizer(Path(config.tokenizer))
+        vocabulary = load_tokenizer(Path(config.tokenizer)).vocab_size
+    masks = {contender.mask for contender in config.contenders if contender.mask is not None}
+    for mask in masks:
+        load_mask(mask)
+    vocabulary = vocabulary or load_tokenizer(None).vocab_size
+    model = model_facts(replace(config, device=device), vocabulary)
     for contender in config.contenders:
-        if contender.mask is not None:
-            read_mask(contender.mask, config.seq_len, shape.q_heads)
+        if contender.plan is not None:
+            model.check(contender.plan)
+    for mask in masks:
+        read_mask(mask, config.seq_len, model.heads)
+    return vocabulary, model
 
 
 def _one_run(

@@ -11,6 +11,8 @@ from openwork.errors import StudyError
 from openwork.patterns import Causal, Pattern, parse_pattern
 from openwork.plan import Plan
 from openwork.study.contender import Contender, contender_from_text
+from openwork.study.model_source import model_source
+from openwork.study.shapes import MODEL_SHAPES, ModelShape
 from openwork.train import DenseThenSparse, Schedule
 from openwork.train.kinds import OPTIMIZERS
 
@@ -39,36 +41,6 @@ _MATRIX_LR = 2e-2
 """Default of `matrix_lr`."""
 _LR = {"muon": 2e-2, "adamw": 4e-3}
 """Default of `lr` by optimizer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """The shape of the model that every plan trains, apart from its vocabulary."""
-
-    dim: int
-    """Channels of the residual stream."""
-    num_layers: int
-    """Number of blocks."""
-    q_heads: int
-    """Number of query heads."""
-    kv_heads: int
-    """Number of key and value heads; a divisor of `q_heads`."""
-    mlp_dim: int
-    """Hidden channels of the feed-forward."""
-    qk_norm: bool = True
-    """Whether queries and keys are normalised."""
-    zero_outputs: bool = True
-    """Whether every block starts as the identity."""
-    conv_width: int = 4
-    """Tokens, itself counted, that each token takes from in the short convolution before attention; 0 for none."""
-
-
-MODEL_SHAPES: Mapping[str, ModelShape] = {
-    "tiny": ModelShape(dim=64, num_layers=2, q_heads=2, kv_heads=1, mlp_dim=160),
-    "small": ModelShape(dim=128, num_layers=4, q_heads=2, kv_heads=1, mlp_dim=352),
-    "base": ModelShape(dim=384, num_layers=8, q_heads=6, kv_heads=2, mlp_dim=1024),
-}
-"""Shapes by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +90,10 @@ class StudyConfig:
     dtype: str = "float32"
     """`float32` or `bfloat16` (autocast; parameters stay float32)."""
     model: str = "small"
-    """Shape of the model, one of `MODEL_SHAPES`."""
+    """Shape of the model, one of `MODEL_SHAPES`; or `FILE.py:FUNCTION` (`package.module:FUNCTION`), a function that is
+    called with the number of token ids and returns a model of the user's own."""
+    model_sha256: str | None = None
+    """Digest of the file that the user's own model is in; the study fills it in."""
     warmup_steps: int = 20
     """Optimizer steps in which the rate rises to `lr`."""
     weight_decay: float = 0.1
@@ -184,6 +159,7 @@ class StudyConfig:
                 f"--accumulate {self.accumulate} must divide --batch-size {self.batch_size}: a step's sequences are "
                 "cut into so many equal parts."
             )
+        model_source(self.model)
         self._check_measurements()
         names = [contender.name for contender in self.contenders]
         taken = {DENSE, *([CONTROL] if self.control else [])}
@@ -192,9 +168,10 @@ class StudyConfig:
                 what = "the baseline, which is always part of a study" if name in (DENSE, CONTROL) else "given twice"
                 raise StudyError(f"plan {name!r} (number {position + 1}) is {what}; leave it out or name it otherwise.")
             taken.add(name)
-        shape = MODEL_SHAPES[self.model]
+        shape = MODEL_SHAPES.get(self.model)
         for contender in self.contenders:
-            if contender.plan is not None:
+            # a model of the user's own is asked when the study begins
+            if contender.plan is not None and shape is not None:
                 contender.plan.check(shape.num_layers, shape.q_heads)
 
     def _check_measurements(self) -> None:
@@ -246,6 +223,11 @@ class StudyConfig:
         content["include"], content["exclude"] = list(self.include), list(self.exclude)
         if (path := Path(self.tokenizer)).suffix == ".json":
             content["tokenizer"] = str(path.absolute())
+        if (source := model_source(self.model)) is not None:
+            content["model"] = source.absolute
+        if self.model_sha256 is None:
+            # records from before there was one say the same
+            del content["model_sha256"]
         return content
 
     @classmethod
@@ -278,7 +260,6 @@ _ONE_OF = {
     "device": ("auto", "cpu", "cuda", "mps"),
     "dtype": ("float32", "bfloat16"),
     "optimizer": OPTIMIZERS,
-    "model": tuple(MODEL_SHAPES),
 }
 _FREE = {"checkpoint_seconds", "isolate", "out", "watts", "gco2_per_kwh", "pue", "memory_gb"}
 """Fields that change nothing in the losses, so that a resumed study may change them."""
@@ -300,7 +281,10 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
             ", ".join(plan["name"] for plan in side[name]) if name == "contenders" and name in side else side.get(name)
             for side in (old, new)
         )
-        if before == after:
+        if name == "model_sha256":
+            if "model" not in changed:
+                details.append(f"--model (the file of {new['model']} has changed)")
+        elif before == after:
             details.append(f"{option(name)} (another plan, mask or schedule under the same name)")
         else:
             details.append(f"{option(name)} (was {before}, now {after})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,24 @@ def load_mask(path: Path) -> Any:
     return mask
 
 
-def read_mask(path: Path, seq_len: int, q_heads: int) -> BlockLayout:
+def read_mask(path: Path, seq_len: int, heads: Collection[int]) -> BlockLayout:
     """The layout of a mask file; a plan only removes pairs, so what lies in the future is removed.
+
+    Args:
+        path: The file.
+        seq_len: Tokens of a sequence.
+        heads: The numbers of query heads of the model's layers.
 
     Raises:
         DataError: It cannot be read, or is for another length or another number of heads.
     """
     mask = load_mask(path)
+    q_heads = " and ".join(map(str, sorted(heads)))
     if mask.ndim not in (2, 3) or mask.shape[-2:] != (seq_len, seq_len):
         raise DataError(
             f"--mask {path} has shape {list(mask.shape)}, but --seq-len is {seq_len}; give [{seq_len}, {seq_len}] "
             f"(or [{q_heads}, {seq_len}, {seq_len}], one for each query head), or change --seq-len."
         )
-    if mask.ndim == 3 and mask.shape[0] not in (1, q_heads):
+    if mask.ndim == 3 and mask.shape[0] != 1 and {mask.shape[0]} != set(heads):
         raise DataError(f"--mask {path} is for {mask.shape[0]} heads, but the model has {q_heads} query heads.")
     return BlockLayout.from_mask(np.tril(mask))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from openwork.nn import Decoder, set_plan
 from openwork.patterns import Dense
 from openwork.plan import Plan
 from openwork.study.config import DENSE, StudyConfig
 from openwork.study.contender import Contender, made_causal
+from openwork.study.model import StudyModel
 from openwork.study.state import RunState
 from openwork.train.schedules import DENSE_PLAN, Measurement
 
@@ -33,7 +33,7 @@ class PlanOfRun:
         is_mask: Whether the contender's mask is to be used now, in place of any plan.
     """
 
-    def __init__(self, config: StudyConfig, contender: Contender, model: Decoder, eval_tokens: int) -> None:
+    def __init__(self, config: StudyConfig, contender: Contender, model: StudyModel, eval_tokens: int) -> None:
         self._config, self._contender, self._model, self._eval_tokens = config, contender, model, eval_tokens
         self._schedule = config.schedule_of(contender)
         self._target = contender.plan_of_layers or _MASKED
@@ -64,7 +64,7 @@ class PlanOfRun:
         if plan != self._plan:
             self._plan, self.is_mask = plan, plan == _MASKED
             self.is_dense = self._contender.name == DENSE or (plan == DENSE_PLAN and self._target != DENSE_PLAN)
-            set_plan(self._model, DENSE_PLAN if self.is_mask else plan)
+            self._model.set_plan(DENSE_PLAN if self.is_mask else plan)
             self._model.set_backend("sdpa" if self.is_dense else "auto")
         return reason
 

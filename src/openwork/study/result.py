@@ -13,6 +13,7 @@ from openwork.measure import PeakMemory, Power, stated_power
 from openwork.study.config import StudyConfig
 from openwork.study.record import HeldOut, RunRecord
 from openwork.study.rows import Row, make_row
+from openwork.study.shapes import ModelFacts, facts_of_shape
 
 __all__ = ["Row", "StudyResult"]
 
@@ -38,6 +39,13 @@ class StudyResult:
     """The files, and how they were split."""
     environment: dict[str, Any]
     """Machine and versions."""
+    model_facts: ModelFacts | None = None
+    """Layers and sizes of the model; `None` in records from before they were kept, of the study's own shapes."""
+
+    @cached_property
+    def model(self) -> ModelFacts:
+        """Layers and sizes of the model that every plan trained."""
+        return self.model_facts or facts_of_shape(self.config.model, self.vocab_size)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -98,6 +106,7 @@ class StudyResult:
             },
             "training_bytes_per_token": self.training_bytes_per_token,
             "vocab_size": self.vocab_size,
+            "model": self.model.to_dict(),
             "config": self.config.to_dict(),
             "data": self.data,
             "environment": self.environment,
@@ -130,6 +139,7 @@ class StudyResult:
                 vocab_size=content["vocab_size"],
                 data=content["data"],
                 environment=content["environment"],
+                model_facts=ModelFacts.from_dict(content["model"]) if "model" in content else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise StudyError(f"it was changed, or written by another version of openwork ({error}).") from None

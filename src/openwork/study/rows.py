@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from openwork.measure import Interval, Spread, bits_per_byte, co2e_g, energy_wh, paired_interval, spread
-from openwork.study.config import DENSE, MODEL_SHAPES, StudyConfig
+from openwork.study.config import DENSE, StudyConfig
 from openwork.study.curves import Crossing, Meeting, crossing, meeting, reaches
 from openwork.study.practice import Energy, Practice, accelerators_needed, largest_batch
 from openwork.study.record import USE_CLASSES, RunRecord, position_edges
@@ -165,7 +165,7 @@ def make_row(result: StudyResult, name: str) -> Row:
         block_density=_mean_after([record.block_density for record in records], sparse_from),
         speedup=dense_ms / times.median if times and times.median else 1.0,
         attention_ideal=1 / causal_density if causal_density else math.inf,
-        step_ideal=_step_flops(config, result.vocab_size, 1.0) / _step_flops(config, result.vocab_size, causal_density),
+        step_ideal=_step_flops(result, 1.0) / _step_flops(result, causal_density),
         difference=_difference(result, records, dense) if other else None,
         equal_tokens=meeting(records, dense, "tokens", held_out) if other else None,
         equal_seconds=meeting(records, dense, "seconds", held_out) if other else None,
@@ -259,15 +259,13 @@ def _uses(records: Sequence[RunRecord]) -> dict[str, UseLoss]:
     return found
 
 
-def _step_flops(config: StudyConfig, vocab_size: int, causal_density: float) -> float:
+def _step_flops(result: StudyResult, causal_density: float) -> float:
     """FLOPs of a step's forward and backward: matrices and useful attention pairs."""
-    shape, seq_len = MODEL_SHAPES[config.model], config.seq_len
-    head_dim = shape.dim // shape.q_heads
-    matrices = shape.dim * (2 * shape.dim + 2 * shape.kv_heads * head_dim + 3 * shape.mlp_dim + shape.conv_width)
-    linear = 6 * seq_len * (shape.num_layers * matrices + vocab_size * shape.dim)
+    model, seq_len = result.model, result.config.seq_len
+    linear = 6 * seq_len * model.matrix_numbers
     pairs = causal_density * seq_len * (seq_len + 1) / 2
-    attention = _FORWARD_BACKWARD * 4 * pairs * head_dim * shape.q_heads * shape.num_layers
-    return config.batch_size * (linear + attention)
+    attention = _FORWARD_BACKWARD * 4 * pairs * sum(layer.head_dim * layer.q_heads for layer in model.layers)
+    return result.config.batch_size * (linear + attention)
 
 
 def _warm(series: Sequence[Sequence[float]], first: int) -> list[float]:

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,17 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openwork.errors import AnnotationWarning, StudyError
+from openwork.errors import AnnotationWarning, OpenworkError, StudyError
 from openwork.layout import BlockLayout
 from openwork.measure import PeakMemory, training_bytes
-from openwork.nn import Decoder, DecoderConfig
 from openwork.ops import explain
 from openwork.study.batches import Batch, Batches
-from openwork.study.config import MODEL_SHAPES, StudyConfig
+from openwork.study.config import StudyConfig
 from openwork.study.contender import Contender
 from openwork.study.corpus import Corpus
 from openwork.study.evaluate import Evaluator, evaluation_due
 from openwork.study.masks import read_mask
+from openwork.study.model import make_model
+from openwork.study.model_source import model_source
 from openwork.study.notes import SequenceNotes
 from openwork.study.planned import PlanOfRun
 from openwork.study.schedule import rate_share
@@ -116,11 +117,9 @@ class Trainer:
 
     def _build(self) -> None:
         config = self.config
-        shape = MODEL_SHAPES[config.model]
         assert config.lr is not None
-        decoder = DecoderConfig(vocab_size=self.data.tokenizer.vocab_size, **asdict(shape))
-        self.model = Decoder(decoder).to(self._device)
-        self.model.checkpointing = config.checkpointing
+        self._model = make_model(config, self.data.tokenizer.vocab_size)
+        self.model = self._model.module.to(self._device)
         self._optimizer = make_optimizer(
             self.model,
             config.optimizer,
@@ -140,10 +139,10 @@ class Trainer:
         available = self.data.held_out.num_sequences(config.seq_len)
         uses = find_uses(config, self.data.held_out, root, tokenizer)
         self._evaluator = Evaluator(config, batches(self.data.held_out), available, uses)
-        mask = self.contender.mask
-        self._mask = None if mask is None else read_mask(mask, config.seq_len, shape.q_heads)
+        mask, heads = self.contender.mask, {layer.q_heads for layer in self._model.layers}
+        self._mask = None if mask is None else read_mask(mask, config.seq_len, heads)
         eval_tokens = config.num_curve_sequences(available) * config.seq_len
-        self._planned = PlanOfRun(config, self.contender, self.model, eval_tokens)
+        self._planned = PlanOfRun(config, self.contender, self._model, eval_tokens)
 
     def _restore(self, state: RunState, content: dict[str, Any]) -> None:
         self.state = state
@@ -206,12 +205,12 @@ class Trainer:
 
     def _layouts(self, batch: Batch) -> list[BlockLayout]:
         if self._planned.is_mask and self._mask is not None:
-            return [self._mask] * len(self.model.layers)
+            return [self._mask] * len(self._model.layers)
         facts = None if self._planned.is_dense else batch.annotations
         with warnings.catch_warnings():
             # whether the data has a fact at all was asked before; one window of it may well have none
             warnings.simplefilter("ignore", AnnotationWarning)
-            return self.model.prepare(self.config.seq_len, annotations=facts)
+            return self._model.prepare(self.config.seq_len, annotations=facts)
 
     def _step(self) -> None:
         config, state = self.config, self.state
@@ -259,18 +258,18 @@ class Trainer:
 
     def _backend_of(self, layout: BlockLayout) -> str:
         """The backend that `"auto"` takes for the plan's attention."""
-        config, shape = self.config, MODEL_SHAPES[self.config.model]
-        size = config.micro_batch_size, shape.q_heads, config.seq_len, shape.dim // shape.q_heads
+        config, first = self.config, self._model.layers[0]
+        size = config.micro_batch_size, first.q_heads, config.seq_len, first.head_dim
         dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
         query = torch.empty(size, dtype=dtype, device=self._device)
-        key = query[:, : shape.kv_heads]
+        key = query[:, : first.kv_heads]
         return explain(query, key, key, layout).backend
 
     def _loss(self, batch: Batch, layouts: list[BlockLayout]) -> Tensor:
         tokens = torch.from_numpy(batch.tokens).to(self._device)
         targets = torch.from_numpy(batch.targets).to(self._device)
         with self._autocast():
-            return self.model.token_losses(tokens, targets, layouts)
+            return self._model.token_losses(tokens, targets, layouts)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
@@ -280,9 +279,10 @@ class Trainer:
             # a checkpoint here keeps the training that led up to an evaluation, which may be long
             self._save()
         self._use()
-        self._evaluator.run(
-            self.state, lambda batch: self._loss(batch, self._layouts(batch)), self._after_batch, whole=whole
-        )
+        with self._model.evaluating():
+            self._evaluator.run(
+                self.state, lambda batch: self._loss(batch, self._layouts(batch)), self._after_batch, whole=whole
+            )
 
     def _after_batch(self, done: int, total: int) -> None:
         self._tell("evaluate", done=done, total=total)
@@ -296,13 +296,18 @@ class Trainer:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns a lack of memory into one line that says what to do."""
+        """Turns a lack of memory, and what the user's own model raises, into one line."""
         try:
             yield
-        except (MemoryError, RuntimeError) as error:
+        except OpenworkError:
+            raise
+        except Exception as error:
             text = str(error).lower()
             if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in text:
-                raise
+                source = model_source(self.config.model)
+                if source is None or source.line_of(error) is None:
+                    raise
+                raise source.explain(error) from error
             raise StudyError(
                 f"not enough memory for plan {self.contender.name!r} at --batch-size {self.config.batch_size} and "
                 f"--seq-len {self.config.seq_len}; lower one of them, or try --accumulate and --checkpointing."

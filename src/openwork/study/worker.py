@@ -60,6 +60,12 @@ def main(arguments: list[str]) -> int:
         # an interrupt that came while torch was being imported was held back until here
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     folder = StudyFolder(Path(arguments[0]))
+    # what a model of the user's own prints is no event
+    events, sys.stdout = sys.stdout, sys.stderr
+
+    def tell(event: dict[str, Any]) -> None:
+        print(json.dumps(event), file=events, flush=True)
+
     try:
         study = read_json(folder.study)
         config = replace(StudyConfig.from_dict(study["config"]), device=study["device"])
@@ -69,23 +75,19 @@ def main(arguments: list[str]) -> int:
         # a run that was left behind by a killed study may need a moment to notice
         with Lock(place.directory / "lock", holder=f"{place.directory}", patience_s=_PATIENCE_SECONDS):
             data = load_data(config, folder)
-            perform(config, place, data, report=_tell, stop=lambda: stopping or os.getppid() != parent)
+            perform(config, place, data, report=tell, stop=lambda: stopping or os.getppid() != parent)
     except Interrupted:
         return STOPPED
     except OpenworkError as error:
-        _tell({"event": "error", "kind": type(error).__name__, "message": str(error)})
+        tell({"event": "error", "kind": type(error).__name__, "message": str(error)})
         return FAILED
     except BrokenPipeError:
         return STOPPED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _tell({"event": "error", "kind": "StudyError", "message": f"{where}{error.strerror or error}."})
+        tell({"event": "error", "kind": "StudyError", "message": f"{where}{error.strerror or error}."})
         return FAILED
     return 0
-
-
-def _tell(event: dict[str, Any]) -> None:
-    print(json.dumps(event), flush=True)
 
 
 def _end_with_parent() -> None:

@@ -13,7 +13,7 @@ from openwork.check import reachability
 from openwork.errors import AnnotationWarning
 from openwork.layout import BlockLayout, compile_layout
 from openwork.patterns import Annotations, Pattern, PerHead
-from openwork.study.config import DENSE, MODEL_SHAPES, Contender
+from openwork.study.config import DENSE, Contender
 from openwork.study.corpus import Document, read_text
 from openwork.study.masks import load_mask
 from openwork.study.notes import SequenceNotes
@@ -149,12 +149,12 @@ def _layouts(
         return
     plan = contender.plan_of_layers
     assert plan is not None
-    shape = MODEL_SHAPES[result.config.model]
+    model = result.model
     users: dict[Pattern, list[str]] = {}
-    for layer in range(shape.num_layers):
-        pattern = plan.for_layer(layer, shape.num_layers)
+    for layer in range(model.num_layers):
+        pattern = plan.for_layer(layer, model.num_layers)
         if isinstance(pattern, PerHead):
-            for head in range(shape.q_heads):
+            for head in range(model.layers[layer].q_heads):
                 users.setdefault(pattern.head(head), []).append(f"layer {layer} head {head}")
         else:
             users.setdefault(pattern, []).append(f"layer {layer}")
@@ -214,8 +214,7 @@ def _linked(rows: Any, length: int) -> Any:
 
 
 def _reach(result: StudyResult, data: StudyData) -> tuple[tuple[Section, ...], dict[str, Any]]:
-    shape = MODEL_SHAPES[result.config.model]
-    layers = shape.num_layers
+    layers = result.model.num_layers
     length = min(result.config.seq_len, _REACH_TOKENS)
     excerpt = _Excerpt(data, 0, length)
     lines, figures = [], {}
