@@ -96,7 +96,7 @@ def facts_of_shape(name: str, vocab_size: int) -> ModelFacts:
     """What is known of a shape of `MODEL_SHAPES` without making the model.
 
     >>> facts_of_shape("tiny", vocab_size=256).num_parameters
-    102976
+    103360
     """
     shape = MODEL_SHAPES[name]
     head_dim = shape.dim // shape.q_heads
