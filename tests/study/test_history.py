@@ -245,6 +245,17 @@ def test_the_commands_print_it(
     assert json.loads(capsys.readouterr().out)["outcomes"][1]["quality"] == "worse"
 
 
+def test_a_study_whose_code_changed_says_so(
+    done: Path, changed: Callable[[Change], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = changed(lambda content: content["runs"][-1].update(code=["openwork 9", "openwork 10"]))
+    assert main(["runs", "show", str(place)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "the code changed between sessions: openwork 0" in shown and "; openwork 10; openwork 9 plan dense" in shown
+    assert main(["runs", "show", str(done)]) == 0
+    assert "the code changed" not in capsys.readouterr().out
+
+
 def test_without_a_command_it_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs"]) == 0
     out, err = capsys.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import openwork
 from openwork.errors import StudyError
 from openwork.nn import set_plan
 from openwork.patterns import Causal, Window
@@ -23,8 +25,10 @@ from openwork.runs import write_file
 from openwork.study import Contender, StudyConfig, contender_from_text
 from openwork.study.batches import Batches
 from openwork.study.corpus import read_corpus
+from openwork.study.environment import code_version
 from openwork.study.folder import StudyFolder
 from openwork.study.prepare import measure_held_out, prepare_data
+from openwork.study.record import RunRecord
 from openwork.study.state import RunState, load_checkpoint
 from openwork.study.tokens import TokenStream
 from openwork.study.trainer import Interrupted, StudyData, Trainer
@@ -86,6 +90,22 @@ def test_a_run_that_was_stopped_anywhere_ends_like_an_unbroken_one(
     assert broken.final == whole.final and len(broken.final["use_nats"]) == 5 and not broken.tally
     for name, tensor in weights(tmp_path / "whole").items():
         assert torch.equal(tensor, weights(tmp_path / "broken")[name]), name
+
+
+def test_a_run_knows_every_code_that_worked_on_it(
+    tiny: Tiny, data: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(checkpoint_seconds=0.0)
+    for version, stops in (("one", [False, True]), ("one", [True]), ("two", [True])):
+        monkeypatch.setattr("openwork.study.trainer.code_version", lambda version=version: version)
+        with pytest.raises(Interrupted):
+            train(config, WINDOW, data, tmp_path / "run", stop=iter(stops).__next__)
+    state = train(config, WINDOW, data, tmp_path / "run")
+    assert (state.code, state.sessions) == (["one", "two"], 4)
+    held_out = measure_held_out(data, config)
+    record = RunRecord.of("window", 0, state, tokens_per_step=192, held_out=held_out)
+    assert RunRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+    assert code_version().startswith(f"openwork {openwork.__version__}") and torch.__version__ in code_version()
 
 
 def test_time_that_was_spent_counts(

@@ -114,6 +114,9 @@ def show(
         return
     known = {name: value for name, value in result.environment.items() if value is not None}
     console.print("ran with: " + ", ".join(f"{name} {value}" for name, value in known.items()))
+    code = sorted({version for record in result.records for version in record.code})
+    if len(code) > 1:
+        console.print(f"note: the code changed between sessions: {'; '.join(code)}")
     for row in result.rows:
         console.print(f"plan {row.name}: {row.pattern}")
     console.print(rich_table(result))

@@ -14,7 +14,7 @@ import openwork
 from openwork.errors import StudyError
 from openwork.measure import device_memory
 
-__all__ = ["environment", "resolve_device"]
+__all__ = ["code_version", "environment", "resolve_device"]
 
 _PACKAGES = ("torch", "numpy", "tokenizers")
 _GIT_SECONDS = 5
@@ -33,6 +33,12 @@ def resolve_device(wanted: str) -> str:
         found = ", ".join(name for name, there in here.items() if there)
         raise StudyError(f"--device {wanted} is not available here; there is {found}. `openwork doctor` says more.")
     return wanted
+
+
+def code_version() -> str:
+    """Version of openwork and torch, and the commit where openwork is no installed package, in words."""
+    commit = _commit()
+    return f"openwork {openwork.__version__}" + (f" ({commit})" if commit else "") + f", torch {torch.__version__}"
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -99,6 +99,8 @@ class RunRecord:
     """Parameters, gradients and optimizer state, in bytes; 0 in records from before that was measured."""
     timeline: tuple[dict[str, Any], ...] = ()
     """What the plan's schedule decided: `step` from which it holds, `reason`, `plan` as JSON; empty without one."""
+    code: tuple[str, ...] = ()
+    """The versions of the code that did it; empty in records from before that was kept for each run."""
 
     @classmethod
     def of(cls, name: str, seed: int, state: RunState, *, tokens_per_step: int, held_out: HeldOut) -> RunRecord:
@@ -109,6 +111,7 @@ class RunRecord:
             tokens_per_step=tokens_per_step,
             spent_s=state.spent_s,
             sessions=state.sessions,
+            code=tuple(state.code),
             backend=state.backend,
             peak_bytes=state.peak_bytes,
             start_bytes=state.start_bytes,

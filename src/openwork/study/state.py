@@ -53,6 +53,8 @@ class RunState:
     """What computed the plan's attention; empty until then."""
     sessions: int = 0
     """How often the run was started or resumed."""
+    code: list[str] = field(default_factory=list)
+    """The versions of the code that did it, in order: one, unless the code changed between two sessions."""
 
 
 def save_checkpoint(path: Path, state: RunState, tensors: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from openwork.study.batches import Batch, Batches
 from openwork.study.config import StudyConfig
 from openwork.study.contender import Contender
 from openwork.study.corpus import Corpus
+from openwork.study.environment import code_version
 from openwork.study.evaluate import Evaluator, evaluation_due
 from openwork.study.masks import read_mask
 from openwork.study.model import make_model
@@ -105,6 +106,8 @@ class Trainer:
                 self._restore(*loaded)
                 del loaded
             self.state.sessions += 1
+            if (code := code_version()) not in self.state.code:
+                self.state.code.append(code)
             self._memory = memory
             memory.restart()
             self._last_save = time.monotonic()
