@@ -206,8 +206,8 @@ def test_a_checkpoint_holds_both_optimizers(tiny: Tiny, data: StudyData, tmp_pat
 
 
 def test_dense_steps_are_those_of_dense_attention(tiny: Tiny, data: StudyData, tmp_path: Path) -> None:
-    config = tiny(dense_steps=4)
-    state = train(config, WINDOW, data, tmp_path / "window")
+    config = tiny(dense_steps=4, contenders=(WINDOW,))
+    state = train(config, config.everyone[1], data, tmp_path / "window")
     dense = train(config, config.everyone[0], data, tmp_path / "dense")
     assert state.losses[:4] == dense.losses[:4] and state.losses[4] != dense.losses[4]
     assert state.density[3] == dense.density[3] > 4 * state.density[4]

@@ -126,7 +126,7 @@ def make_row(result: StudyResult, name: str) -> Row:
     config, held_out = result.config, result.held_out
     contender = next(contender for contender in config.everyone if contender.name == name)
     records, dense = result.of(name), result.of(DENSE)
-    sparse_from = max(record.settled_from for record in records)
+    sparse_from = _settled_from(config, name, records)
     step_ms = _warm([record.step_ms for record in records], sparse_from)
     times = spread(step_ms)
     data_times = spread(_warm([record.data_ms for record in records], sparse_from))
@@ -176,6 +176,14 @@ def make_row(result: StudyResult, name: str) -> Row:
         positions=_positions(result, records),
         uses=_uses(records),
     )
+
+
+def _settled_from(config: StudyConfig, name: str, records: Sequence[RunRecord]) -> int:
+    """The step from which each of these runs has the plan that its row is about."""
+    if name != DENSE and not any(record.timeline for record in records):
+        # a record from before there were time lines, or a study without a schedule: then there are no dense steps
+        return config.dense_steps
+    return max(record.settled_from for record in records)
 
 
 def _difference(result: StudyResult, records: Sequence[RunRecord], dense: Sequence[RunRecord]) -> Interval | None:
