@@ -15,6 +15,7 @@ from openwork.cli.main import main
 from openwork.patterns import Causal, Window
 from openwork.plan import Plan
 from openwork.study import StudyConfig
+from openwork.study.acts.page import COMMANDS
 from openwork.study.config import option
 
 
@@ -75,6 +76,8 @@ def test_words_are_printed_where_json_is_not_asked_for(
         (["--seq-len", "99999999"], "--seq-len 99999999 is longer than the training text"),
         (["--device", "tpu"], "--device must be one of auto, cpu, cuda, mps; got 'tpu'"),
         (["--tokenizer", "words"], "--tokenizer must be bytes, bpe, bpe:VOCABULARY or the path"),
+        (["--model", "huge"], "--model must be one of tiny, small, base, or FILE.py:FUNCTION"),
+        (["--model", "absent.py:make"], "--model absent.py:make: absent.py does not exist."),
         (["--steps", "none"], "Invalid value for '--steps'"),
         (["--data", "nowhere"], "--data nowhere does not exist"),
         (["--out", "/dev/null/x"], "--out /dev/null/x cannot be written: Not a directory"),
@@ -136,6 +139,33 @@ def test_the_options_of_a_command_are_these(command: str, capsys: pytest.Capture
     assert main([command, "--help"]) == 0
     found = re.findall(r"^ +(--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)
     assert sorted(found) == sorted(FLAGS[command].split())
+
+
+def test_the_commands_that_the_demo_hands_over_are_there(
+    texts: Path, tmp_path: Path, in_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from openwork.nn import Decoder, DecoderConfig\n\n"
+        "def make(vocab_size):\n"
+        "    return Decoder(DecoderConfig(vocab_size=vocab_size, dim=32, q_heads=2, kv_heads=1, mlp_dim=32))\n"
+    )
+    np.save(tmp_path / "mine.npy", np.tri(8, dtype=bool))
+    given = {"DIRECTORY": texts, "FILE.py:FUNCTION": tmp_path / "mine.py:make", "FILE.npy": tmp_path / "mine.npy"}
+    for _, command in COMMANDS:
+        program, *words = command.split()
+        assert program == "openwork"
+        arguments = [str(given.get(word, word)) for word in words]
+        if words[0] == "study":
+            tiny = [word for word in TINY if word not in ("--model", "tiny")]
+            arguments += [*tiny, "--steps", "1", "--out", str(tmp_path / f"out{len(words)}")]
+        assert main(arguments) == 0, capsys.readouterr().err
+    assert "FILE.py:FUNCTION" in help_of("study", capsys)
+
+
+def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main([command, "--help"]) == 0
+    return capsys.readouterr().out
 
 
 def test_every_option_is_a_field_of_the_configuration() -> None:

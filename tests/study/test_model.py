@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from openwork.check import reachability
 from openwork.cli.main import main
 from openwork.errors import OpenworkError, PlanError, StudyError
 from openwork.nn import Decoder
@@ -24,6 +25,7 @@ from openwork.study.folder import StudyFolder
 from openwork.study.model import make_model, model_facts
 from openwork.study.model_source import model_source
 from openwork.study.prepare import prepare_data
+from openwork.study.report.reach import model_reach
 from openwork.study.shapes import MODEL_SHAPES, ModelFacts, facts_of_shape
 from openwork.study.state import load_checkpoint
 from openwork.study.trainer import Interrupted, StudyData, Trainer
@@ -311,3 +313,43 @@ def test_a_module_that_is_not_there_is_named(text: str, message: str) -> None:
     assert source is not None
     with pytest.raises(StudyError, match=message):
         source.load()
+
+
+CONVOLVED = """
+import torch
+from openwork.nn import ShortConvolution, SparseAttention
+
+class Model(torch.nn.Module):
+    def __init__(self, vocab_size, dim=32):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(vocab_size, dim)
+        self.layers = torch.nn.ModuleList(SparseAttention(dim, q_heads=2) for _ in range(2))
+        self.first, self.last = ShortConvolution(dim, 3), ShortConvolution(dim, 6)
+
+    def forward(self, tokens, layouts):
+        hidden = self.first(self.embedding(tokens))
+        for layer, layout in zip(self.layers, layouts, strict=True):
+            hidden = hidden + layer(hidden, layout)
+        return torch.nn.functional.linear(self.last(hidden), self.embedding.weight)
+"""
+
+
+def test_a_convolution_counts_for_reach_where_the_model_has_it(mine: Path) -> None:
+    # found in the order of calls, not in that of the modules
+    convolved = mine.with_name("convolved.py")
+    convolved.write_text(CONVOLVED)
+    config = StudyConfig(data="texts", seq_len=64, device="cpu")
+    seen = {}
+    for path in (mine, convolved):
+        facts = model_facts(replace(config, model=f"{path}:Model"), 100)
+        seen[path.stem] = facts.mixes, model_reach(facts, WINDOW, 64, None)
+
+    def within(before: int) -> float:
+        return reachability(Causal() & Window(before=before), 64, 1).coverage[0]
+
+    assert seen["mine"][0] == (0, 0, 0, 0)
+    assert seen["mine"][1].coverage == pytest.approx([within(7), within(14), within(21)])
+    assert seen["convolved"][0] == (2, 0, 5)
+    assert seen["convolved"][1].coverage == pytest.approx([within(2 + 7), within(2 + 14 + 5)])
+    assert seen["convolved"][1].hops is None
+    assert model_reach(facts, StudyConfig(data="texts").everyone[0], 64, None).hops == 1

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from openwork.check import reachability
 from openwork.errors import AnnotationWarning
 from openwork.layout import BlockLayout, compile_layout
 from openwork.patterns import Annotations, Pattern, PerHead
@@ -19,6 +18,7 @@ from openwork.study.masks import load_mask
 from openwork.study.notes import SequenceNotes
 from openwork.study.report.charts import Line, line_figure
 from openwork.study.report.picture import TextLine, pattern_figure, text_lines
+from openwork.study.report.reach import model_reach
 from openwork.study.report.values import Figure, Section, Words
 from openwork.study.result import StudyResult
 from openwork.study.trainer import StudyData
@@ -219,8 +219,7 @@ def _reach(result: StudyResult, data: StudyData) -> tuple[tuple[Section, ...], d
     excerpt = _Excerpt(data, 0, length)
     lines, figures = [], {}
     for style, contender in enumerate(result.config.everyone):
-        subject = contender.plan_of_layers or _mask_layout(contender, length)
-        reach = reachability(subject, length, layers, excerpt.notes(contender, length))
+        reach = model_reach(result.model, contender, length, excerpt.notes(contender, length))
         places = tuple((float(n), share) for n, share in enumerate(reach.coverage, start=1))
         lines.append(Line(contender.name, places, (), tuple((x, y, y, y) for x, y in places), style))
         figures[contender.name] = reach.to_dict()
@@ -239,5 +238,10 @@ def _reach(result: StudyResult, data: StudyData) -> tuple[tuple[Section, ...], d
         "What can get where: after a layer a token holds what it held and what the tokens that it sees held. A pair "
         "that is not connected after the last layer cannot matter to the model, whatever it learns."
     )
+    if any(result.model.mixes):
+        lead += (
+            f" The short convolution, under every plan alike, counts as a window of {max(result.model.mixes)} tokens "
+            "before each token, ahead of each layer."
+        )
     table = Words("After the last layer: " + said + ".")
     return (Section("Reach", lead, (figure, table)),), {"tokens": length, "layers": layers, "plans": figures}
