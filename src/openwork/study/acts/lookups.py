@@ -28,8 +28,8 @@ _SPARE_LINES = 30
 """Lines of code below the last lookup, to fill up with."""
 _TRIES = 20
 """Excerpts that are tried for each text."""
-_NEAR_LINES = 1
-"""Lines of code between a near definition and its use."""
+_NEAR_GROUP = 2
+"""Near definitions that stand together, followed by their uses: which one is the nearer does not tell the name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +106,9 @@ def plant(
 ) -> list[Planted]:
     """Texts of exactly `length` tokens: excerpts of the files with lookups of two kinds.
 
-    `num_far` definitions stand at the top and are used at the end; `num_near` are used one line further down. A
-    definition reads `def name(): return 7`, its use `assert name() == 7`: whoever predicts the number must have learnt
-    of the definition of that very name.
+    `num_far` definitions stand at the top and are used at the end; of `num_near`, two and two stand together and are
+    used right below, in any order. A definition reads `def name(): return 7`, its use `assert name() == 7`: whoever
+    predicts the number must have learnt of the definition of that very name.
 
     Args:
         files: Texts of source files.
@@ -118,7 +118,7 @@ def plant(
         count: Number of texts.
         length: Tokens of each.
         num_far: Lookups of each text with the definition far above.
-        num_near: Lookups of each text with the definition just above.
+        num_near: Lookups of each text with the definition just above; an even number.
         seed: Decides everything that is drawn.
 
     Raises:
@@ -177,21 +177,18 @@ def _plant_one(
     sizes = [*source.sizes[start:], *source.sizes[:start]]
     room = length - _LOOKUP_TOKENS * len(numbers)
     size = int(np.searchsorted(np.cumsum(sizes), room))
-    if size < (_NEAR_LINES + 1) * len(near):
+    if size < len(near) // _NEAR_GROUP:
         return None
     body, rest = lines[:size], lines[size : size + _SPARE_LINES]
-    for name, place in zip(near, _places(draw, size, len(near)), strict=True):
-        between = body[place : place + _NEAR_LINES]
-        body[place : place + _NEAR_LINES] = [_definition(name, numbers[name]), *between, _use(name, numbers[name])]
+    for place in sorted(draw.sample(range(size), len(near) // _NEAR_GROUP), reverse=True):
+        group, near = near[:_NEAR_GROUP], near[_NEAR_GROUP:]
+        body[place:place] = [
+            *(_definition(name, numbers[name]) for name in draw.sample(group, len(group))),
+            *(_use(name, numbers[name]) for name in draw.sample(group, len(group))),
+        ]
     head = [_definition(name, numbers[name]) for name in draw.sample(far, num_far)]
     tail = [_use(name, numbers[name]) for name in draw.sample(far, num_far)]
     return _read("\n".join([*head, *body, *tail, *rest, ""]), tokenizer, numbers, set(far), length)
-
-
-def _places(draw: random.Random, size: int, count: int) -> list[int]:
-    """Lines before which near definitions go, last first, so that the earlier ones stay where they are."""
-    slots = size // (_NEAR_LINES + 1)
-    return sorted((slot * (_NEAR_LINES + 1) for slot in draw.sample(range(slots), count)), reverse=True)
 
 
 def _definition(name: str, number: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 from typing import Any
@@ -67,9 +69,9 @@ class ReachConfig:
     """Query, key and value heads."""
     conv_width: int = 4
     """Tokens that the short convolution mixes, itself counted."""
-    conv_start: float = 0.5
+    conv_start: float = 1.0
     """Weight of each token in the convolution before training."""
-    lr: float = 1e-2
+    lr: float = 2e-2
     """Highest learning rate of AdamW."""
     matrix_lr: float = 2e-2
     """Highest learning rate of Muon."""
@@ -184,13 +186,7 @@ def measure_reach(
     sizes = {"length": config.length, "num_far": config.num_far, "num_near": config.num_near}
     train = plant(files, tokenizer, names, choices, count=config.texts, seed=config.seed, **sizes)
     test = plant(files, tokenizer, names, choices, count=config.test_texts, seed=config.seed + 1, **sizes)
-    rows = []
-    for number, (name, text) in enumerate(PLANS.items()):
-
-        def inner(share: float, what: str, number: int = number, name: str = name) -> None:
-            progress((number + share) / len(PLANS), f"{name}: {what}")
-
-        rows.append(_row(name, text, train, test, (tokenizer.vocab_size, len(choices)), config, inner))
+    rows = _in_threads(config, tokenizer.vocab_size, len(choices), train, test, progress)
     progress(1.0, "done")
     last = max(link.query_line for link in test[0].lookups)
     return ReachResult(
@@ -203,27 +199,61 @@ def measure_reach(
     )
 
 
-def _row(
-    name: str,
-    text: str,
+def _in_threads(
+    config: ReachConfig,
+    vocab_size: int,
+    num_choices: int,
     train: Sequence[Planted],
     test: Sequence[Planted],
-    vocab: tuple[int, int],
+    progress: Progress,
+) -> list[ReachRow]:
+    """All plans, as many at a time as there are threads: so small a model is no faster on two."""
+    shares = dict.fromkeys(PLANS, 0.0)
+    stop = threading.Event()
+
+    def one(name: str, model: Decoder) -> ReachRow:
+        def tell(share: float, what: str) -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            shares[name] = share
+            progress(sum(shares.values()) / len(shares), f"{name}: {what}")
+
+        # a thread takes the setting for its own only once it has been asked for it
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        return _row(name, model, num_choices, train, test, config, tell)
+
+    models = {name: _model(Plan(default=parse_pattern(text)), vocab_size, config) for name, text in PLANS.items()}
+    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
+        futures = [pool.submit(one, name, model) for name, model in models.items()]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stop.set()
+            raise
+
+
+def _row(
+    name: str,
+    model: Decoder,
+    num_choices: int,
+    train: Sequence[Planted],
+    test: Sequence[Planted],
     config: ReachConfig,
     progress: Progress,
 ) -> ReachRow:
-    plan = Plan(default=parse_pattern(text))
+    plan = model.plan
     reached = [flag for planted in test for flag in _reached(plan, planted, config)]
     far = [flag for planted in test for flag in planted.far]
     started = time.perf_counter()
-    curve, right = _train(plan, train, test, vocab[0], config, progress)
+    curve, right = _train(model, train, test, config, progress)
     share = fmean(reached)
     return ReachRow(
         name=name,
-        pattern=text,
+        pattern=repr(plan.default),
         reached=share,
         reached_far=fmean(flag for flag, is_far in zip(reached, far, strict=True) if is_far),
-        predicted=predicted_accuracy(share, vocab[1]),
+        predicted=predicted_accuracy(share, num_choices),
         curve=curve,
         accuracy_far=fmean(good for good, is_far in zip(right, far, strict=True) if is_far),
         accuracy_near=fmean(good for good, is_far in zip(right, far, strict=True) if not is_far),
@@ -261,14 +291,8 @@ class _Batches:
         return self._layouts[place]
 
 
-def _train(
-    plan: Plan,
-    train: Sequence[Planted],
-    test: Sequence[Planted],
-    vocab_size: int,
-    config: ReachConfig,
-    progress: Progress,
-) -> tuple[tuple[tuple[int, float], ...], list[bool]]:
+def _model(plan: Plan, vocab_size: int, config: ReachConfig) -> Decoder:
+    """The same first weights for every plan."""
     with torch.random.fork_rng([]):
         torch.manual_seed(config.seed)
         model = Decoder(
@@ -290,6 +314,16 @@ def _train(
             if isinstance(module, ShortConvolution):
                 module.weight.fill_(config.conv_start)
     set_plan(model, plan)
+    return model
+
+
+def _train(
+    model: Decoder,
+    train: Sequence[Planted],
+    test: Sequence[Planted],
+    config: ReachConfig,
+    progress: Progress,
+) -> tuple[tuple[tuple[int, float], ...], list[bool]]:
     optimizer = make_optimizer(model, lr=config.lr, matrix_lr=config.matrix_lr, weight_decay=0.0)
     batches, tests = _Batches(train, config.batch_size), _Batches(test, config.batch_size)
     order = np.random.default_rng(config.seed)
