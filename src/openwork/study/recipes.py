@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 from openwork.study.config import StudyConfig
 from openwork.study.contender import contender_from_text
+from openwork.train import DenseThenSparse
 
-__all__ = ["DEFINITIONS", "WINDOW", "live_study"]
+__all__ = ["DEFINITIONS", "WINDOW", "live_study", "recorded_study"]
 
 WINDOW = "Causal() & Window(before=255)"
 DEFINITIONS = "Causal() & (Window(before=255) | Keys('definition') | Linked('use'))"
@@ -26,13 +28,44 @@ def live_study(*, seconds: float = 60.0) -> StudyConfig:
         data=Path(sysconfig.get_paths()["stdlib"]),
         contenders=(contender_from_text(f"window + definitions: {DEFINITIONS}"),),
         seconds=seconds,
-        seq_len=4096,
+        seq_len=8192,
         batch_size=1,
-        warmup_steps=10,
+        warmup_steps=5,
         tokenizer="bpe:2048",
         model="small",
         include=("*.py",),
         exclude=("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data"),
         max_bytes=8 << 20,
         eval_tokens=32_768,
+    )
+
+
+def recorded_study(*, steps: int = 200, seeds: int = 3, out: Path | str = "openwork-recorded") -> StudyConfig:
+    """The study that the demo shows as recorded: what a judgement needs, in about half an hour on two cores.
+
+    Dense attention, the window plus definitions, the same after a dense first quarter, and the control that must lose;
+    equal tokens, several seeds, curves over tokens and over time.
+
+    Args:
+        steps: Optimizer steps of each run, of 4,096 tokens.
+        seeds: Number of seeds.
+        out: Directory for checkpoints, record and report.
+    """
+    live = live_study()
+    return replace(
+        live,
+        out=Path(out),
+        contenders=(
+            *live.contenders,
+            replace(
+                contender_from_text(f"dense first: {DEFINITIONS}"), schedule=DenseThenSparse(steps=max(1, steps // 4))
+            ),
+        ),
+        seconds=None,
+        steps=steps,
+        seeds=seeds,
+        control=True,
+        seq_len=4096,
+        warmup_steps=10,
+        eval_tokens=65_536,
     )
