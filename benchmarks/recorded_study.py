@@ -3,8 +3,8 @@
     python benchmarks/recorded_study.py [--steps 200] [--seeds 3] [--out openwork-recorded]
 
 About half an hour on two cores that do nothing else; the same command goes on where it was stopped. What is written is
-the study's own record (every loss of every step), without the paths of the machine, its date beside it. The last line is
-one JSON object.
+the study's own record (every loss of every step), without the paths of the machine, its date beside it. The last line
+is one JSON object.
 """
 
 from __future__ import annotations

@@ -17,6 +17,11 @@ BROAD = ow.Causal() & (ow.Window(before=3) | ow.First(keys=2))
 DEEP = ow.Plan.by_depth({0.0: ow.PerHead(LOCAL, LOCAL), 0.5: ow.PerHead(LOCAL, BROAD)}, layers={3: ow.Causal()})
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 @pytest.fixture
 def deep(tmp_path: Path) -> Path:
     path = tmp_path / "deep.json"

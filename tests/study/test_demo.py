@@ -17,8 +17,11 @@ from openwork.study import StudyConfig
 from openwork.study import demo as demo_module
 from openwork.study.acts.page import COMMANDS, demo_verdict
 from openwork.study.acts.reach import ReachConfig
+from openwork.study.acts.trial import recorded_section, recorded_study_record
 from openwork.study.demo import DemoConfig, DemoResult, run_demo
 from openwork.study.recipes import live_study
+from openwork.study.report import Code, Figure, Words
+from openwork.study.result import StudyResult
 
 REACH = ReachConfig(texts=32, test_texts=16, steps=2, eval_every=1, dim=16)
 
@@ -83,6 +86,29 @@ def test_what_is_done_is_not_done_again(
     assert done.page.read_bytes() == before
     with pytest.raises(AssertionError, match="done again"):
         run_demo(replace(done.config, acts=(2,), reach=replace(REACH, steps=1)))
+
+
+def test_a_recorded_study_is_shown_with_its_date_and_its_command(done: DemoResult) -> None:
+    assert done.study is not None
+    record = {"date": "2001-02-03", "machine": "a machine", "command": "make it", "result": done.study.to_dict()}
+    (section,) = recorded_section(json.loads(json.dumps(record)))
+    assert "2001-02-03" in section.lead and "a machine" in section.lead and "equal seconds" in section.lead
+    assert [part.text for part in section.parts if isinstance(part, Code)] == ["make it"]
+    told = [part.text for part in section.parts if isinstance(part, Words)]
+    assert set(done.study.verdict.split("\n")) <= set(told)
+    assert sum(isinstance(part, Figure) for part in section.parts) == 2
+    assert recorded_section(None) == []
+
+
+def test_the_package_carries_a_study_that_can_judge() -> None:
+    record = recorded_study_record()
+    assert record is not None
+    study = StudyResult.from_dict(record["result"])
+    assert [row.name for row in study.rows] == ["dense", "window + definitions", "dense first", "control"]
+    assert study.config.seeds == 3 and study.config.control
+    assert all(len(study.of(row.name)) == 3 for row in study.rows)
+    assert str(Path.home()) not in json.dumps(record)
+    assert "recorded_study.py" in record["command"]
 
 
 def test_an_act_runs_alone(tmp_path: Path) -> None:

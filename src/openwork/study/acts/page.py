@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from openwork.study.acts.scale import DENSE, MASK, SPARSE
 from openwork.study.acts.sections import reach_section, scale_section, see_section
-from openwork.study.acts.trial import recorded_section, trial_section
+from openwork.study.acts.trial import recorded_section, recorded_study_record, trial_section
 from openwork.study.environment import environment
 from openwork.study.report import Code, Report, Section, Words, write_report
 
@@ -32,7 +32,7 @@ def write_demo(result: DemoResult) -> None:
         sections.append(reach_section(result.reach))
     if result.study is not None:
         sections += trial_section(result.study)
-        sections += recorded_section()
+        sections += recorded_section(recorded_study_record())
     if result.scale is not None:
         sections.append(scale_section(result.scale))
     sections.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -12,10 +13,7 @@ from openwork.study.report import Code, Section, Words
 from openwork.study.report.study import quality_parts
 from openwork.study.result import StudyResult
 
-__all__ = ["recorded_section", "recorded_studies", "trial_section"]
-
-_NAMES = ("tokens", "seconds")
-"""The recorded studies: at equal tokens, at equal seconds."""
+__all__ = ["recorded_section", "recorded_study_record", "trial_section"]
 
 
 def trial_section(study: StudyResult) -> list[Section]:
@@ -40,31 +38,32 @@ def trial_section(study: StudyResult) -> list[Section]:
     ]
 
 
-def recorded_section() -> list[Section]:
-    """The recorded studies, with their date and the command that repeats them."""
-    sections = []
-    for name, record in recorded_studies().items():
-        study = StudyResult.from_dict(record["result"])
-        sections.append(
-            Section(
-                f"Recorded study at equal {name}",
-                f"Recorded on {record['date']} on {record['machine']}, {study.config.seeds} seeds. {record['words']}",
-                (
-                    *quality_parts(study),
-                    *(Words(sentence) for sentence in study.verdict.split("\n")),
-                    Code(record["command"], "repeats it"),
-                ),
-            )
+def recorded_section(record: Mapping[str, Any] | None) -> list[Section]:
+    """The recorded study, with its date, its machine and the command that repeats it; nothing where there is none."""
+    if record is None:
+        return []
+    study = StudyResult.from_dict(record["result"])
+    names = ", ".join(row.name for row in study.rows)
+    return [
+        Section(
+            "The recorded study",
+            f"Recorded on {record['date']} ({record['machine']}): {names}, {study.config.seeds} seeds, "
+            f"{study.config.steps or 0:,} steps of {study.config.batch_size * study.config.seq_len:,} tokens each, "
+            "compared at equal tokens and at equal seconds, with a control that must lose.",
+            (
+                *(Words(sentence) for sentence in study.verdict.split("\n")),
+                *quality_parts(study),
+                Code(record["command"], "repeats it"),
+            ),
         )
-    return sections
+    ]
 
 
 @lru_cache(maxsize=1)
-def recorded_studies() -> dict[str, dict[str, Any]]:
-    """The studies that the package carries, by what their plans have in common: date, machine, command, result."""
-    found = {}
-    for name in _NAMES:
-        path = resources.files("openwork.study") / "recorded" / f"{name}.json.gz"
-        if path.is_file():
-            found[name] = json.loads(gzip.decompress(path.read_bytes()))
-    return found
+def recorded_study_record() -> dict[str, Any] | None:
+    """The study that the package carries: date, machine, command and result; `None` where it carries none."""
+    path = resources.files("openwork.study") / "recorded" / "study.json.gz"
+    if not path.is_file():
+        return None
+    record: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+    return record
