@@ -35,6 +35,7 @@ WINDOW = contender_from_text("window: Causal() & Window(before=7)")
             "--matrix-lr is the rate of Muon, but --optimizer is adamw; leave it out, or set --lr",
         ),
         ({"accumulate": 0}, "--accumulate must be 1 or more; got 0"),
+        ({"batch_size": 10**8}, "a step of --batch-size 100000000 times --seq-len 1024 is 102,400,000,000 tokens; at"),
         ({"accumulate": 3, "batch_size": 4}, "--accumulate 3 must divide --batch-size 4: a step's sequences are cut"),
         ({"dense_steps": -1}, "--dense-steps must be 0 or more; got -1"),
         ({"watts": 0}, "--watts must be more than 0 and finite; got 0"),

@@ -38,6 +38,9 @@ _CURVE_SHARE = 8
 _FEWEST_CURVE_TOKENS = 4096
 
 _MATRIX_LR = 2e-2
+
+_MOST_TOKENS = 1 << 27
+"""Tokens of a step above which a typing error is likelier than a machine that could hold them."""
 """Default of `matrix_lr`."""
 _LR = {"muon": 2e-2, "adamw": 4e-3}
 """Default of `lr` by optimizer."""
@@ -145,6 +148,11 @@ class StudyConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise StudyError(f"{option(name)} must be more than 0 and finite; got {value}.")
+        if self.batch_size * self.seq_len > _MOST_TOKENS:
+            raise StudyError(
+                f"a step of --batch-size {self.batch_size} times --seq-len {self.seq_len} is "
+                f"{self.batch_size * self.seq_len:,} tokens; at most {_MOST_TOKENS:,} are taken. Lower one of them."
+            )
         if self.seed + self.seeds > 1 << 64:
             raise StudyError(f"--seed must be below 2^64, with room for --seeds {self.seeds}; got {self.seed}.")
         for name, allowed in _ONE_OF.items():
