@@ -130,7 +130,7 @@ FLAGS = {
     "--checkpointing --optimizer --lr --matrix-lr --clip-norm --tokenizer --steps --seconds --eval-every "
     "--seed --seeds --control --model --device --dtype --include --exclude --max-bytes --features "
     "--watts --gco2-per-kwh --pue --memory-gb --out --fresh --json",
-    "demo": "--act --seconds --out --fresh --json",
+    "demo": "--act --seconds --seed --out --fresh --json",
 }
 
 

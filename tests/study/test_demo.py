@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from openwork.cli.main import main
 from openwork.errors import StudyError
 from openwork.study import StudyConfig
 from openwork.study import demo as demo_module
-from openwork.study.acts.page import COMMANDS, demo_verdict
+from openwork.study.acts.page import COMMANDS, commands, demo_verdict
 from openwork.study.acts.reach import ReachConfig
-from openwork.study.acts.trial import recorded_section, recorded_study_record
+from openwork.study.acts.trial import recorded_section, recorded_study_record, recorded_verdict
 from openwork.study.demo import DemoConfig, DemoResult, run_demo
+from openwork.study.progress import DemoProgress
 from openwork.study.recipes import live_study
 from openwork.study.report import Code, Figure, Words
+from openwork.study.report.study import study_verdict
 from openwork.study.result import StudyResult
 
 REACH = ReachConfig(texts=32, test_texts=16, steps=2, eval_every=1, dim=16)
@@ -53,21 +58,23 @@ def test_all_acts_stand_on_one_page_with_their_figures(done: DemoResult) -> None
     for title in ("Act 1: See", "Act 2: Reach", "Act 3: Study", "Act 4: Scale", "Go on"):
         assert f">{title}<" in text
     figures = figures_of(done.page)
-    assert figures == json.loads(json.dumps(done.to_dict()))
+    assert figures == json.loads(json.dumps(done.to_dict() | {"recorded": recorded_study_record()}))
     assert figures["see"]["example"] in text.replace("<code>", "`").replace("</code>", "`")
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
-    for _, command in COMMANDS:
+    for _, command in commands():
         assert command in text.replace("&#39;", "'")
 
 
 def test_the_verdict_says_what_each_act_found(done: DemoResult) -> None:
     words = demo_verdict(done)
-    assert list(dict.fromkeys(word.lead for word in words)) == ["See", "Reach", "Study", "Scale"]
+    leads = list(dict.fromkeys(word.lead for word in words))
+    assert leads == ["See", "Reach", "Study", *(["Recorded study"] if recorded_study_record() else []), "Scale"]
     told = " ".join(word.text for word in words)
     assert done.scale is not None and done.reach is not None and done.study is not None
-    assert f"{done.scale.speedup(256):.1f}x at 256 tokens" in told
+    assert f"at 256 tokens {done.scale.row('sparse', 256).seconds:.2f} s against" in told
+    assert f"{done.scale.speedup(256):.1f}x as fast" in told
     assert all(f"{row.name} {row.accuracy:.2f} ({row.predicted:.2f})" in told for row in done.reach.rows)
-    assert "say nothing about which" in told
+    assert "One seed and so short a run say nothing about which learns better" in told
     slower = [n for n in done.scale.lengths if done.scale.speedup(n) <= 1]
     assert ("it did not pay at" in told) == bool(slower)
 
@@ -94,21 +101,44 @@ def test_a_recorded_study_is_shown_with_its_date_and_its_command(done: DemoResul
     (section,) = recorded_section(json.loads(json.dumps(record)))
     assert "2001-02-03" in section.lead and "a machine" in section.lead and "equal seconds" in section.lead
     assert [part.text for part in section.parts if isinstance(part, Code)] == ["make it"]
-    told = [part.text for part in section.parts if isinstance(part, Words)]
-    assert set(done.study.verdict.split("\n")) <= set(told)
+    assert set(study_verdict(done.study)) <= {part for part in section.parts if isinstance(part, Words)}
+    (sentence,) = recorded_verdict(record)
+    assert (
+        sentence.startswith("on 2001-02-03, 1 seeds")
+        and "not distinguishable at this budget, for no control" in sentence
+    )
     assert sum(isinstance(part, Figure) for part in section.parts) == 2
     assert recorded_section(None) == []
 
 
-def test_the_package_carries_a_study_that_can_judge() -> None:
-    record = recorded_study_record()
-    assert record is not None
-    study = StudyResult.from_dict(record["result"])
-    assert [row.name for row in study.rows] == ["dense", "window + definitions", "dense first", "control"]
-    assert study.config.seeds == 3 and study.config.control
-    assert all(len(study.of(row.name)) == 3 for row in study.rows)
-    assert str(Path.home()) not in json.dumps(record)
-    assert "recorded_study.py" in record["command"]
+def test_commands_can_be_typed_where_openwork_is_on_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: "somewhere")
+    assert commands() == COMMANDS
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(sys, "executable", str(Path.cwd() / ".venv" / "bin" / "python"))
+    assert commands()[0] == ("Your data", ".venv/bin/python -m openwork study --data DIRECTORY")
+
+
+def test_another_seed_draws_other_texts_and_another_version_does_not_show_old_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(tmp_path / "out", acts=(2,))
+    first = run_demo(config)
+    assert config.live.seed == 0 and replace(config, seed=3).live.seed == 3
+    other = run_demo(replace(config, seed=3))
+    assert first.reach is not None and other.reach is not None and first.reach.example != other.reach.example
+    monkeypatch.setattr(demo_module, "environment", lambda device: {"openwork": "another"})
+    monkeypatch.setattr(demo_module, "measure_reach", lambda *arguments, **named: other.reach)
+    assert run_demo(config).reach == other.reach
+
+
+def test_where_there_is_no_terminal_each_act_has_a_line(tmp_path: Path) -> None:
+    out = io.StringIO()
+    config = small(tmp_path / "out", acts=(1,))
+    with DemoProgress(config.live, Console(file=out, force_terminal=False, width=100)) as progress:
+        run_demo(config, report=progress)
+        told = out.getvalue().splitlines()
+    assert told == ["reading Python's standard library", "act 1: a pattern over a real file"]
 
 
 def test_an_act_runs_alone(tmp_path: Path) -> None:
@@ -154,7 +184,7 @@ def test_the_command_prints_its_verdict_and_the_way_on(
     assert main(["demo", "--act", "1", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("See: ") and "Report: " in printed
-    assert all(command in printed for _, command in COMMANDS)
+    assert all(command in printed for _, command in commands())
     assert main(["demo", "--act", "1", "--out", str(tmp_path / "out"), "--json"]) == 0
     content = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert content["see"]["file"] and content["reach"] is None and Path(content["page"]).is_file()

@@ -38,10 +38,9 @@ _CURVE_SHARE = 8
 _FEWEST_CURVE_TOKENS = 4096
 
 _MATRIX_LR = 2e-2
-
+"""Default of `matrix_lr`."""
 _MOST_TOKENS = 1 << 27
 """Tokens of a step above which a typing error is likelier than a machine that could hold them."""
-"""Default of `matrix_lr`."""
 _LR = {"muon": 2e-2, "adamw": 4e-3}
 """Default of `lr` by optimizer."""
 

@@ -21,6 +21,7 @@ from openwork.study.acts.see import Seen, see
 from openwork.study.conduct import run
 from openwork.study.config import StudyConfig
 from openwork.study.corpus import Corpus, read_corpus
+from openwork.study.environment import environment
 from openwork.study.recipes import DEFINITIONS, WINDOW, live_study
 from openwork.study.result import StudyResult
 from openwork.study.tokenizer import TextTokenizer, load_tokenizer, require_tokenizers, train_bpe
@@ -46,6 +47,8 @@ class DemoConfig:
     """Which acts, by number."""
     seconds: float = 60.0
     """Training seconds of each plan of act 3, in seconds."""
+    seed: int = 0
+    """Decides texts, first weights and order of acts 2 and 3."""
     scale_seconds: float = 40.0
     """Time after which act 4 begins no further round, in seconds."""
     lengths: tuple[int, ...] = (4096, 8192, 16384)
@@ -60,13 +63,15 @@ class DemoConfig:
         for act in self.acts:
             if act not in ACTS:
                 raise StudyError(f"--act must be one of {', '.join(map(str, ACTS))}; got {act}.")
+        object.__setattr__(self, "reach", replace(self.reach, seed=self.seed))
         object.__setattr__(self, "acts", tuple(sorted(set(self.acts))) or tuple(ACTS))
 
     @property
     def live(self) -> StudyConfig:
         """The study of act 3, in its own directory below `out`."""
         study = self.study or live_study(seconds=self.seconds)
-        return replace(study, out=self.out / "study", tokenizer=str(self.out / "tokenizer.json"))
+        tokenizer = str(self.out / "tokenizer.json")
+        return replace(study, out=self.out / "study", tokenizer=tokenizer, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +110,8 @@ class DemoResult:
 def run_demo(config: DemoConfig, *, fresh: bool = False, report: Report = lambda event: None) -> DemoResult:
     """Runs the acts that are asked for and writes their page.
 
-    What an act found is kept in `config.out`: a demo that was stopped goes on where it was, and one that was done
-    only writes its page anew.
+    What an act found is kept in `config.out`: a demo that was stopped goes on with the act that it was in (the study
+    where it was), and one that was done only writes its page anew.
 
     Args:
         config: What to do.
@@ -188,17 +193,19 @@ class _Place:
     def kept(self, act: int, made_with: Any) -> dict[str, Any] | None:
         """What an act found before, where it was made in the same way."""
         content = read_json(self.path / f"act-{act}.json")
-        if content is None or content.get("made_with") != _digest(made_with):
+        if content is None or content.get("made_with") != self._digest(made_with):
             return None
         found: dict[str, Any] = content["found"]
         return found
 
     def keep(self, act: int, made_with: Any, found: dict[str, Any]) -> None:
-        write_json(self.path / f"act-{act}.json", {"made_with": _digest(made_with), "found": found})
+        write_json(self.path / f"act-{act}.json", {"made_with": self._digest(made_with), "found": found})
 
-
-def _digest(made_with: Any) -> str:
-    return hashlib.sha256(json.dumps(made_with, sort_keys=True, default=str).encode()).hexdigest()
+    def _digest(self, made_with: Any) -> str:
+        """Of what decides an act: what it was told, the tokenizer, the code and the machine."""
+        known = {"made_with": made_with, "environment": environment("cpu")}
+        text = json.dumps(known, sort_keys=True, default=str).encode()
+        return hashlib.sha256(text + (self.path / "tokenizer.json").read_bytes()).hexdigest()
 
 
 def _reach(place: _Place, corpus: Corpus, tokenizer: TextTokenizer, config: ReachConfig, report: Report) -> ReachResult:

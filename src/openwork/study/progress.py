@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +13,8 @@ from openwork.study.config import StudyConfig
 
 __all__ = ["StudyProgress"]
 
+_LINE_SECONDS = 20.0
+"""Time between two lines of progress where there is no terminal."""
 _EVALUATION = 0.1
 """Share of a bar that measuring quality takes, beside the 1 of training."""
 
@@ -35,6 +38,7 @@ class StudyProgress:
             TimeRemainingColumn(),
             console=self._console,
         )
+        self._last_line = time.monotonic()
         self._preparing: dict[str, TaskID] = {}
         self._task: TaskID | None = None
         self._name = ""
@@ -75,6 +79,7 @@ class StudyProgress:
         seed = f", seed {event['seed']}" if self._config.seeds > 1 else ""
         self._name = f"{event['number'] + 1}/{event['total']} {event['name'][:40]}{seed}"
         self._task = self._progress.add_task(self._name, total=1 + _EVALUATION, figures="starting")
+        self._line()
 
     def _on_schedule(self, event: dict[str, Any]) -> None:
         self._progress.print(
@@ -98,6 +103,14 @@ class StudyProgress:
     def _update(self, share: float, figures: str) -> None:
         if self._task is not None:
             self._progress.update(self._task, completed=share, figures=figures)
+            if time.monotonic() - self._last_line >= _LINE_SECONDS:
+                self._line(figures)
+
+    def _line(self, figures: str = "") -> None:
+        """A line of its own where there is no terminal to draw bars on: a log or a pipe must not stay silent."""
+        if not self._console.is_terminal:
+            self._last_line = time.monotonic()
+            self._console.print(f"{self._name}: {figures}" if figures else self._name, highlight=False, soft_wrap=True)
 
     def _finish(self) -> None:
         for task in self._preparing.values():
@@ -121,8 +134,9 @@ class DemoProgress(StudyProgress):
     def _on_act(self, event: dict[str, Any]) -> None:
         self._finish()
         self._preparing.clear()
-        name = f"act {event['act']}: {event['what']}" if event["act"] else event["what"]
-        self._task = self._progress.add_task(name, total=1.0, figures="")
+        self._name = f"act {event['act']}: {event['what']}" if event["act"] else event["what"]
+        self._task = self._progress.add_task(self._name, total=1.0, figures="")
+        self._line()
 
     def _on_share(self, event: dict[str, Any]) -> None:
         self._update(event["share"], event["what"])

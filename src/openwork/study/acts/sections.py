@@ -36,9 +36,9 @@ def see_section(seen: Seen) -> Section:
     )
     figure = replace(figure, wide=True)
     needs = (
-        f"would need {result.example_hops} layers of windows"
+        f"Windows alone would need {result.example_hops} layers"
         if result.example_hops is not None
-        else "is never reached by windows"
+        else "Windows alone never reach it"
     )
     lines = seen.text.split("\n")
     uses = result.num_links
@@ -49,8 +49,8 @@ def see_section(seen: Seen) -> Section:
         (
             figure,
             Words(
-                f"In `{result.file}` {result.example}. The definitions plan sees it at once; it {needs}, and this "
-                f"model has {result.layers}.",
+                f"In `{result.file}` {result.example}. The definitions plan sees it at once. {needs}; the model of act "
+                f"3 has {result.layers}.",
                 "One link",
             ),
             _excerpt(lines, seen.link.key_line, "where it is defined"),
@@ -139,7 +139,13 @@ def _shares(values: object) -> tuple[str, ...]:
 
 
 def _sentence(row: ReachRow, dense: ReachRow) -> str:
-    meets = "as predicted" if row.as_predicted else "not what was predicted: these steps were too few, or too many"
+    meets = (
+        "as predicted"
+        if row.as_predicted
+        else "less than predicted: these steps were too few"
+        if row.accuracy < row.predicted
+        else "more than predicted"
+    )
     words = (
         f"{100 * row.reached:.0f} % of the lookups are reached, so {row.predicted:.2f} can be answered; measured "
         f"{row.accuracy:.2f}, {meets}. Far definitions: {row.accuracy_far:.2f}."
@@ -178,7 +184,7 @@ def scale_section(scale: Scale) -> Section:
         y_label="seconds",
         log_x=True,
         log_y=True,
-        note="Both axes are logarithmic. Whiskers: fastest and slowest pass.",
+        note=f"Both axes are logarithmic. Whiskers: fastest and slowest pass. {_passes(scale)}",
     )
     return Section(
         "Act 4: Scale",
@@ -195,7 +201,7 @@ def scale_section(scale: Scale) -> Section:
                 f"{eager_bytes(8192, scale.heads) / 1e9:.1f} GB. {_memory_verdict(scale)}",
             ),
             Words(
-                "Rounds are interleaved and medians compared. Compiling the layout is not inside the time: "
+                "Passes are interleaved and medians compared. Compiling the layout is not inside the time: "
                 + ", ".join(f"{scale.compile_s[str(n)] * 1e3:.0f} ms at {n:,}" for n in lengths)
                 + f", once for each text. Memory: {scale.memory_meaning}; by design: output, gradients, one number for "
                 "each query, and the layout.",
@@ -203,6 +209,11 @@ def scale_section(scale: Scale) -> Section:
             ),
         ),
     )
+
+
+def _passes(scale: Scale) -> str:
+    told = (f"{len(scale.row(SPARSE, n).samples_s)} at {n:,} tokens" for n in scale.lengths)
+    return f"Timed passes of each: {', '.join(told)}."
 
 
 def _spread(row: ScaleRow) -> tuple[float, float, float]:
@@ -213,9 +224,9 @@ def _gain(scale: Scale) -> str:
     longest = scale.lengths[-1]
     ideal = scale.row(SPARSE, longest).theory_speedup
     return (
-        f"At {longest:,} tokens sparse attention takes 1/{scale.speedup(longest):.1f} of the time of dense flash "
-        f"attention and 1/{scale.speedup(longest, MASK):.1f} of what the same pattern costs as a mask; its pairs would "
-        f"allow 1/{ideal:.1f}."
+        f"On `{scale.environment['device']}`, at {longest:,} tokens, sparse attention is {scale.speedup(longest):.1f}x "
+        f"as fast as dense flash attention and {scale.speedup(longest, MASK):.1f}x as fast as the same pattern as a "
+        f"mask; its pairs would allow {ideal:.1f}x."
     )
 
 

@@ -10,32 +10,37 @@ from importlib import resources
 from typing import Any
 
 from openwork.study.report import Code, Section, Words
-from openwork.study.report.study import quality_parts
+from openwork.study.report.study import quality_parts, study_verdict
 from openwork.study.result import StudyResult
+from openwork.study.verdict import can_tell_quality
 
-__all__ = ["recorded_section", "recorded_study_record", "trial_section"]
+__all__ = ["recorded_section", "recorded_study_record", "recorded_verdict", "trial_section"]
 
 
-def trial_section(study: StudyResult) -> list[Section]:
-    """The live study: curves, and what they do not say."""
-    dense = study.rows[0]
-    return [
-        Section(
-            "Act 3: Study",
-            f"The same small model from the same first weights, trained live for {study.config.seconds or 0:.0f} "
-            f"seconds under each plan on sequences of {study.config.seq_len:,} tokens; dense attention is "
-            f"`{dense.backend}`.",
-            (
-                *quality_parts(study),
-                Words(
-                    "One seed and a minute of training: no verdict on quality. A plan that is ahead here has seen more "
-                    "tokens in the same time, which is what sparsity buys; whether it learns as well from each token "
-                    "is what the recorded study below is for.",
-                    soft=True,
-                ),
-            ),
-        )
-    ]
+def trial_section(study: StudyResult, *, recorded: bool) -> Section:
+    """The live study: curves, and what they do not say.
+
+    Args:
+        study: What was trained.
+        recorded: Whether a recorded study follows.
+    """
+    dense, *others = study.rows
+    ahead = [row.name for row in others if row.tokens > dense.tokens]
+    words = (
+        f"One seed and {study.config.seconds or 0:.0f} seconds of training: no verdict on quality. "
+        + (f"More tokens in the same time is what sparsity buys, and {_listed(ahead)} saw more. " if ahead else "")
+        + ("Whether it learns as well from each token is what the recorded study is for." if recorded else "")
+    )
+    return Section(
+        "Act 3: Study",
+        f"The same small model from the same first weights, trained live for {study.config.seconds or 0:.0f} seconds "
+        f"under each plan on sequences of {study.config.seq_len:,} tokens; dense attention is `{dense.backend}`.",
+        (*quality_parts(study), Words(words.strip(), soft=True)),
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def recorded_section(record: Mapping[str, Any] | None) -> list[Section]:
@@ -51,11 +56,30 @@ def recorded_section(record: Mapping[str, Any] | None) -> list[Section]:
             f"{study.config.steps or 0:,} steps of {study.config.batch_size * study.config.seq_len:,} tokens each, "
             "compared at equal tokens and at equal seconds, with a control that must lose.",
             (
-                *(Words(sentence) for sentence in study.verdict.split("\n")),
+                *study_verdict(study),
                 *quality_parts(study),
-                Code(record["command"], "repeats it"),
+                Code(record["command"], "repeats it, in a clone of the project"),
             ),
         )
+    ]
+
+
+def recorded_verdict(record: Mapping[str, Any] | None) -> list[str]:
+    """What the recorded study judged of each plan, a sentence for each, and whether it could tell plans apart."""
+    if record is None:
+        return []
+    study = StudyResult.from_dict(record["result"])
+    counted, reason = can_tell_quality(study)
+    dense, *others = study.rows
+    told = "; ".join(f"{row.name} {row.bits_per_byte:.3f}, {row.speedup:.2f}x as fast" for row in others)
+    judged = (
+        "the control that must lose does, so differences in quality count"
+        if counted
+        else f"quality is not distinguishable at this budget, for {reason}"
+    )
+    return [
+        f"on {record['date']}, {study.config.seeds} seeds, {dense.tokens / 1e3:,.0f}k tokens each: dense "
+        f"{dense.bits_per_byte:.3f} bits per byte; {told}; {judged}."
     ]
 
 
