@@ -26,7 +26,6 @@ from openwork.study.progress import DemoProgress
 from openwork.study.recipes import live_study
 from openwork.study.report import Code, Figure, Words
 from openwork.study.report.study import study_verdict
-from openwork.study.result import StudyResult
 
 REACH = ReachConfig(texts=32, test_texts=16, steps=2, eval_every=1, dim=16)
 

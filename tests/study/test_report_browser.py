@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from openwork.study import contender_from_text, run
+from openwork.study.demo import run_demo
 from openwork.study.report import write_report
 
 
@@ -37,7 +38,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A study's page with everything on it, and a page of every kind of part."""
+    """A study's page with everything on it, a page of every kind of part, and the demo's with all acts."""
     place = tmp_path_factory.mktemp("pages")
     out = place / "out"
     # a plan without a name is called by its text
@@ -49,7 +50,8 @@ def pages(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
         control=True, eval_tokens=400, eval_every=2, isolate=False, contenders=tuple(map(contender_from_text, names)),
     )  # fmt: skip
     write_report(place / "parts.html", beside("test_report_values").report())
-    return {"study": out / "report.html", "parts": place / "parts.html"}
+    demo = run_demo(beside("test_demo").small(place / "demo"))
+    return {"study": out / "report.html", "parts": place / "parts.html", "demo": demo.page}
 
 
 OVERFLOWING = """
@@ -88,7 +90,7 @@ Math.min(...[...document.querySelectorAll('figure svg text')].map(t => {
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [360, 768, 1280])
-@pytest.mark.parametrize("name", ["study", "parts"])
+@pytest.mark.parametrize("name", ["study", "parts", "demo"])
 def test_a_page_opens_without_complaint_and_fits(
     browser: Any, pages: dict[str, Path], name: str, width: int, dark: bool
 ) -> None:
