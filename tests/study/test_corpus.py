@@ -69,6 +69,13 @@ def test_too_many_bytes_are_left_out(tmp_path: Path) -> None:
     assert corpus.left_out["beyond --max-bytes"] > 0
 
 
+def test_of_a_long_line_as_much_is_read_as_fits(tmp_path: Path) -> None:
+    (tmp_path / "g.fa").write_text(">chr1\n" + "ACGT" * 1000)
+    corpus = read_corpus(tmp_path, max_bytes=1000)
+    assert sum(d.num_bytes for d in (*corpus.training, *corpus.held_out)) == 1000
+    assert corpus.left_out == {"beyond --max-bytes": 1}
+
+
 @pytest.mark.parametrize("sizes", [(10, 10_000), (5000, 5000), (1, 1, 100_000)])
 def test_something_is_always_kept_back(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     for number, size in enumerate(sizes):
@@ -87,10 +94,36 @@ def test_one_file_is_split_at_a_line(tmp_path: Path) -> None:
     assert len(held_out) / len(training) == pytest.approx(1 / 9, rel=0.01)
 
 
-def test_a_file_whose_last_line_is_long_is_split_before_it(tmp_path: Path) -> None:
-    (tmp_path / "short.py").write_text("def f(x):\n    return x\nprint(f(1))\n")
+def test_a_line_start_near_the_wanted_cut_is_taken_on_either_side(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    # 1,000 bytes, of which the last 140 are one line: no line begins behind byte 900, and 860 is near enough
+    path.write_text("x" * 19 + "\n" + ("a line of 20 bytes.\n" * 42) + "z" * 139 + "\n")
+    corpus = read_corpus(path)
+    assert list(corpus.texts(corpus.held_out)) == ["z" * 139 + "\n"]
+
+
+@pytest.mark.parametrize(
+    "text", ["A title\n" + "w" * 991 + "\n", "w" * 989 + "\nan end...\n", "w" * 700 + "\n" + "w" * 299]
+)
+def test_a_line_start_far_from_a_tenth_is_not_taken(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "title.txt"
+    path.write_text(text)
+    corpus = read_corpus(path)
+    (training,), (held_out,) = (list(corpus.texts(part)) for part in (corpus.training, corpus.held_out))
+    assert training + held_out == path.read_text() and len(held_out) == 100
+    assert corpus.split == "the last tenth"
+
+
+def test_fasta_on_one_line_is_split_inside_its_sequence(tmp_path: Path) -> None:
+    bases = "ACGTTGCA" * 1250
+    (tmp_path / "g.fa").write_text(f">chr1 of 1\n{bases}\n")
     corpus = read_corpus(tmp_path)
-    assert list(corpus.texts(corpus.held_out)) == ["print(f(1))\n"]
+    (training,), (held_out,) = (list(corpus.texts(part)) for part in (corpus.training, corpus.held_out))
+    assert len(held_out) == pytest.approx(1001, abs=2)
+    # the held-out text begins inside the record, and says where
+    sequence = training.removeprefix(">chr1 of 1\n")
+    assert sequence + held_out == bases + "\n"
+    assert corpus.held_out[0].inside == ("chr1", len(sequence))
 
 
 def test_one_long_line_is_split_between_characters(tmp_path: Path) -> None:

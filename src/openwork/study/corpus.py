@@ -141,8 +141,9 @@ def read_corpus(
     Which files are kept back, and the order of all, follow from their content alone, so they are the same wherever
     and whenever the directory is read. A file of the same content as another counts once. A single file is split by
     record where its records do not follow from each other (FASTA, FASTQ, chats); of any other its last tenth is kept
-    back, from the start of a line on, in a log from the start of a record on. Hidden files and directories are not
-    read, nor are the directories of studies. No file is held in memory whole: long ones are several documents.
+    back, from the start of a line on, in a log from the start of a record on, and from the next character on where no
+    line begins near a tenth. Hidden files and directories are not read, nor are the directories of studies. No file is
+    held in memory whole: long ones are several documents.
 
     Args:
         data: A directory, or one file.

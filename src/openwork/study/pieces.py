@@ -23,6 +23,8 @@ PIECE_BYTES = 1 << 20
 """Most bytes of a document, roughly: a longer file is several."""
 _HEAD_BYTES = 1 << 16
 _LINE_BYTES = 1 << 14
+_LINE_HEAD = 200
+"""Bytes of a line that say whether it begins a log's record."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ def _kind(path: Path, head: bytes) -> str:
 def _beginning(path: Path, kind: str, limit: int) -> tuple[int, str]:
     """Size and digest of the lines or records that lie in the first `limit` bytes."""
     start = max(0, limit - PIECE_BYTES)
-    size = start + _last_cut(read_range(path, start, limit), kind) if limit else 0
+    content = read_range(path, start, limit)
+    size = start + _last_cut(content, kind, least=len(content) // 2) if limit else 0
     digest = hashlib.sha256()
     for first in range(0, size, PIECE_BYTES):
         digest.update(read_range(path, first, min(size, first + PIECE_BYTES)))
@@ -175,14 +178,14 @@ def documents_of(
     return documents
 
 
-def _last_cut(content: bytes, kind: str) -> int:
-    """Where to cut: before the last record, else after the last line, else between characters."""
-    if kind == "fasta" and (cut := content.rfind(b"\n>") + 1):
+def _last_cut(content: bytes, kind: str, *, least: int = 0) -> int:
+    """Where to cut, from `least` on: before the last record, else after the last line, else between characters."""
+    if kind == "fasta" and (cut := content.rfind(b"\n>", least) + 1):
         return cut
-    cut = content.rfind(b"\n") + 1
+    cut = content.rfind(b"\n", least) + 1
     if kind == "log":
         line, seen = content.rfind(b"\n", 0, max(0, cut - 1)) + 1, 0
-        while line and seen < _LINE_BYTES and not _begins_record(content[line : line + 200]):
+        while line and seen < _LINE_BYTES and not _begins_record(content[line : line + _LINE_HEAD]):
             seen, line = cut - line, content.rfind(b"\n", 0, line - 1) + 1
         cut = line if line and seen < _LINE_BYTES else cut
     if cut:
@@ -200,9 +203,11 @@ def _begins_record(line: bytes) -> bool:
 
 
 def cut_before(path: Path, kind: str, wanted: int, size: int) -> int:
-    """The first byte from `wanted` on at which a line begins (of a log: a record).
+    """Where to cut a file near `wanted`: where a line begins (of a log: a record), if one does near enough.
 
-    Where no line ends behind it, the last one before it at which a line begins; without lines the next character.
+    Near enough is half of what lies behind `wanted`, so that a tenth stays about a tenth, and `PIECE_BYTES` at most.
+    The first such place behind `wanted` is taken, else the last one before it. Where there is none, in a file of long
+    lines, the cut is at the next character.
 
     Args:
         path: The file.
@@ -210,20 +215,20 @@ def cut_before(path: Path, kind: str, wanted: int, size: int) -> int:
         wanted: Where a cut is wanted.
         size: Bytes of the file's text.
     """
-    content = read_range(path, wanted, min(size, wanted + PIECE_BYTES))
-    cut = content.find(b"\n") + 1
+    reach = min(PIECE_BYTES, (size - wanted) // 2)
+    # a few bytes more, for the end of a character and for the beginning of a line that says what it is
+    content = read_range(path, wanted, min(size, wanted + reach + _LINE_HEAD))
+    cut = content.find(b"\n", 0, reach) + 1
     if kind == "log":
         line = cut
-        while line and not _begins_record(content[line : line + 200]):
-            line = content.find(b"\n", line) + 1
+        while line and not _begins_record(content[line : line + _LINE_HEAD]):
+            line = content.find(b"\n", line, reach) + 1
         cut = line or cut
-    if cut and wanted + cut < size:
+    if cut:
         return wanted + cut
-    # the last line is a long one: before it, if there is a line before it
-    start = max(0, wanted - PIECE_BYTES)
+    start = max(0, wanted - reach)
     if before := read_range(path, start, wanted).rfind(b"\n") + 1:
         return start + before
-    cut = 0
     while cut < len(content) and content[cut] & 0xC0 == 0x80:
         cut += 1
     return wanted + cut
