@@ -22,6 +22,8 @@ from openwork.patterns import Pattern
 from openwork.plan import Plan
 from openwork.runs import read_json, write_json
 from openwork.study.config import StudyConfig, with_contenders
+from openwork.study.contender import Contender
+from openwork.study.corpus import Corpus
 from openwork.study.environment import environment, resolve_device
 from openwork.study.folder import RunPlace, StudyFolder
 from openwork.study.masks import load_mask, read_mask
@@ -34,6 +36,7 @@ from openwork.study.report import study_report, write_report
 from openwork.study.result import StudyResult
 from openwork.study.shapes import ModelFacts
 from openwork.study.tokenizer import load_tokenizer, parse_tokenizer, require_tokenizers
+from openwork.study.trainer import StudyData
 from openwork.study.worker import STOPPED, perform
 
 __all__ = ["run"]
@@ -91,50 +94,62 @@ def run(
     require_facts(config, corpus)
     folder = StudyFolder(config.out)
     folder.create()
-    try:
-        with folder.lock():
-            began = not folder.study.exists() or fresh
-            facts: dict[str, Any] = {"data": data_facts(corpus, report, began=began), "device": device}
-            facts |= {"threads": torch.get_num_threads(), "environment": environment(device)}
-            study = folder.begin(config, facts, fresh=fresh)
-            if not began:
-                report({"event": "resume", "out": str(config.out)})
-            report({"event": "data", "lines": data_in_words(study["data"], proposed)})
-            try:
-                data = prepare_data(config, corpus, folder, report)
-            except errors.DataError:
-                if began:
-                    folder.undo()
-                raise
-            config = replace(config, device=resolve_device(study["device"]))
-            if data.tokenizer.vocab_size != expected:
-                model = model_facts(config, data.tokenizer.vocab_size)
-            places = folder.places(config)
-            records = []
-            for number, place in enumerate(places):
-                report(
-                    {
-                        "event": "run",
-                        "number": number,
-                        "total": len(places),
-                        "name": place.contender.name,
-                        "seed": place.seed,
-                    }
-                )
-                records.append(_one_run(config, folder, place, number, data, study["threads"], report))
-            result = StudyResult(
-                config=config,
-                records=tuple(records),
-                held_out=measure_held_out(data, config),
-                training_bytes_per_token=data.training.num_bytes / len(data.training.ids),
-                data=study["data"],
-                environment=study["environment"],
-                vocab_size=data.tokenizer.vocab_size,
-                model_facts=model,
+    with folder.lock():
+        study, data = _begin(config, folder, corpus, device, proposed, fresh, report)
+        config = replace(config, device=resolve_device(study["device"]))
+        if data.tokenizer.vocab_size != expected:
+            model = model_facts(config, data.tokenizer.vocab_size)
+        places = folder.places(config)
+        records = []
+        for number, place in enumerate(places):
+            report(
+                {
+                    "event": "run",
+                    "number": number,
+                    "total": len(places),
+                    "name": place.contender.name,
+                    "seed": place.seed,
+                }
             )
-            write_json(folder.record, result.to_dict())
-            write_report(folder.page, study_report(result, data))
-            return result
+            records.append(_one_run(config, folder, place, number, data, study["threads"], report))
+        result = StudyResult(
+            config=config,
+            records=tuple(records),
+            held_out=measure_held_out(data, config),
+            training_bytes_per_token=data.training.num_bytes / len(data.training.ids),
+            data=study["data"],
+            environment=study["environment"],
+            vocab_size=data.tokenizer.vocab_size,
+            model_facts=model,
+        )
+        write_json(folder.record, result.to_dict())
+        write_report(folder.page, study_report(result, data))
+        return result
+
+
+def _begin(
+    config: StudyConfig,
+    folder: StudyFolder,
+    corpus: Corpus,
+    device: str,
+    proposed: tuple[Contender, ...],
+    fresh: bool,
+    report: Report,
+) -> tuple[dict[str, Any], StudyData]:
+    """What is recorded of the study, and its tokens; who cannot begin leaves nothing. For who holds the lock."""
+    began = not folder.study.exists() or fresh
+    try:
+        facts: dict[str, Any] = {"data": data_facts(corpus, report, began=began), "device": device}
+        facts |= {"threads": torch.get_num_threads(), "environment": environment(device)}
+        study = folder.begin(config, facts, fresh=fresh)
+        if not began:
+            report({"event": "resume", "out": str(config.out)})
+        report({"event": "data", "lines": data_in_words(study["data"], proposed)})
+        return study, prepare_data(config, corpus, folder, report)
+    except errors.DataError:
+        if began:
+            folder.undo()
+        raise
     except StudyError:
         if folder.made and not folder.study.exists():
             folder.undo()

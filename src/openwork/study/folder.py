@@ -17,7 +17,10 @@ __all__ = ["RunPlace", "StudyFolder"]
 
 FORMAT = 1
 _PATIENCE_SECONDS = 0.3
-_OURS = ("study.json", "record.json", "report.html", "tokenizer.json", "tokens", "runs", "lock")
+_REMOVED = ("record.json", "report.html", "runs", "tokens", "tokenizer.json", "study.json")
+"""What a study writes, in the order in which it is removed: while `study.json` is there, the rest belongs to it."""
+_MARKS = ("study.json", "lock")
+"""Whoever writes here writes the lock before anything else, and nobody removes it."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,32 @@ class StudyFolder:
         Raises:
             StudyError: It cannot be written, or is full of something else.
         """
-        self.made = not self.path.exists()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.made = self._make()
             strangers = sorted(path.name for path in self.path.iterdir() if not path.name.startswith("."))
             probe = self.path / ".probe"
             probe.write_bytes(b"")
-            probe.unlink()
+            # another command that starts here now has a probe of the same name
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise StudyError(
                 f"--out {self.path} cannot be written: {error.strerror or error}. Name a directory that can."
             ) from None
-        if strangers and not any(name in _OURS for name in strangers):
+        if strangers and not any(name in _MARKS for name in strangers):
             raise StudyError(
                 f"--out {self.path} holds other files ({strangers[0]}, ...) and no study; name an empty or a new "
                 "directory."
             )
+
+    def _make(self) -> bool:
+        # asked of the system alone, which gives one of two commands that start together the directory
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            if not self.path.is_dir():
+                raise
+            return False
+        return True
 
     def lock(self) -> Lock:
         """One study at a time in this directory."""
@@ -90,6 +103,8 @@ class StudyFolder:
             self.clear()
         known: dict[str, Any] | None = read_json(self.study)
         if known is None:
+            # what is left of a study that was removed in part: its runs are not those of the one that begins
+            self.clear()
             known = {"openwork_study": FORMAT, "config": config.to_dict(), **facts}
             write_json(self.study, known)
             return known
@@ -104,16 +119,22 @@ class StudyFolder:
         return known
 
     def clear(self) -> None:
-        """Removes an earlier study; the lock file, which is held, and files that are not ours stay."""
-        for name in _OURS:
-            place = self.path / name
+        """Removes an earlier study; the lock file, which is held, and files that are not ours stay.
+
+        A kill on the way leaves either `study.json` with some of what belongs to it, whole, or no `study.json`.
+        """
+        for name in _REMOVED:
+            place, aside = self.path / name, self.path / f".{name}.removed"
+            shutil.rmtree(aside, ignore_errors=True)
             if place.is_dir():
-                shutil.rmtree(place)
-            elif name != "lock":
+                # a directory goes in one step: half of the tokens would be taken for all of them
+                place.rename(aside)
+                shutil.rmtree(aside)
+            else:
                 place.unlink(missing_ok=True)
 
     def undo(self) -> None:
-        """Removes what a study that could not begin has written."""
+        """Removes what a study that could not begin has written; only for who holds the lock."""
         self.clear()
         if self.made:
             shutil.rmtree(self.path, ignore_errors=True)
