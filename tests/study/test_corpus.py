@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -82,6 +83,63 @@ def test_something_is_always_kept_back(tmp_path: Path, sizes: tuple[int, ...]) -
         (tmp_path / f"{number}.txt").write_text(f"{number}" * size)
     corpus = read_corpus(tmp_path)
     assert corpus.training and corpus.held_out
+
+
+BOOK = "".join(f"It was night {number} of the tale.\n" for number in range(2000))
+
+
+def test_a_small_file_beside_a_book_is_not_all_that_is_held_out(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text(BOOK)
+    (tmp_path / "LICENSE").write_text("You may read this book.\n" * 7)
+    corpus = read_corpus(tmp_path)
+    assert corpus.split == "the last tenth of book.txt" == corpus.to_dict()["split"]
+    assert {d.path for d in corpus.held_out} == {"book.txt"}
+    assert {d.path for d in corpus.training} == {"book.txt", "LICENSE"}
+    (held_out,) = corpus.texts(corpus.held_out)
+    texts = {d.path: text for d, text in zip(corpus.training, corpus.texts(corpus.training), strict=True)}
+    assert texts["book.txt"] + held_out == BOOK and len(held_out) / len(BOOK) == pytest.approx(0.1, rel=0.02)
+    # the same texts under other names are split alike
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a").write_text(BOOK)
+    (tmp_path / "other" / "b").write_text("You may read this book.\n" * 7)
+    assert read_corpus(tmp_path / "other").fingerprint == corpus.fingerprint
+
+
+def test_every_file_that_is_too_large_to_be_held_out_is_split(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / f"{name}.txt").write_text(BOOK.replace("night", name))
+    for number in range(4):
+        (tmp_path / f"note{number}").write_text(f"a note {number}\n" * 20)
+    corpus = read_corpus(tmp_path)
+    assert corpus.split.count("the last tenth of ") == 3 and corpus.split.endswith(".txt")
+    assert {d.path for d in corpus.held_out} == {"one.txt", "two.txt", "three.txt"}
+    sizes = [sum(d.num_bytes for d in part) for part in (corpus.training, corpus.held_out)]
+    assert sizes[1] / sum(sizes) == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_large_file_of_records_is_split_by_record(tmp_path: Path) -> None:
+    (tmp_path / "r.fastq").write_text("".join(f"@r{n}\n{'ACGT' * 9}\n+\n{'I' * 36}\n" for n in range(900)))
+    (tmp_path / "README").write_text("Reads of a run.\n")
+    corpus = read_corpus(tmp_path)
+    assert corpus.split == "by record of r.fastq" and {d.path for d in corpus.held_out} == {"r.fastq"}
+
+
+@pytest.mark.parametrize(("small", "split"), [(4200, "by file"), (2500, "the last tenth of book.txt")])
+def test_files_are_split_as_files_where_that_holds_out_half_of_the_wanted_share(
+    tmp_path: Path, small: int, split: str
+) -> None:
+    (tmp_path / "book.txt").write_text(BOOK)
+    (tmp_path / "small.txt").write_text("s" * (small - 1) + "\n")
+    assert len(BOOK) == 60_890
+    assert read_corpus(tmp_path).split == split
+
+
+def test_what_cannot_be_split_leaves_the_split_by_file(tmp_path: Path) -> None:
+    chat = {"messages": [{"role": "user", "content": "word " * 500}]}
+    (tmp_path / "c.jsonl").write_text(json.dumps(chat) + "\n")
+    (tmp_path / "note").write_text("a note\n")
+    corpus = read_corpus(tmp_path)
+    assert corpus.split == "by file" and [d.path for d in corpus.held_out] == ["note"]
 
 
 def test_one_file_is_split_at_a_line(tmp_path: Path) -> None:

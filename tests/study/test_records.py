@@ -114,7 +114,7 @@ def test_a_long_file_is_several_documents_and_nothing_is_lost(
     }[name.split(".")[0]]
     content = text.encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    (tmp_path / "other.txt").write_text("other\n" * 9)
+    (tmp_path / "other.txt").write_text("other\n" * (len(content) // 50))
     corpus = read_corpus(tmp_path)
     documents = [d for d in (*corpus.training, *corpus.held_out) if d.path == name]
     parts = [read_text(tmp_path, document) for document in documents]
@@ -187,7 +187,7 @@ def test_a_broken_file_is_refused_by_its_line(
     if not alone:
         if "one conversation" in message:
             return
-        (tmp_path / "other.txt").write_text("other\n" * 9)
+        (tmp_path / "other.txt").write_text("other\n" * (len(content) // 50))
     with pytest.raises(DataError, match=message) as caught:
         read_corpus(tmp_path)
     assert "\n" not in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -49,16 +49,21 @@ class _Unit:
         return cls(joined, sum(document.num_bytes for document in documents), documents)
 
 
+_Parted = tuple[tuple[Document, ...], tuple[Document, ...], str]
+"""Training and held-out documents, and how they were parted."""
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """The texts of a study, split by file, or by record where there is one file.
+    """The texts of a study, split by file, or within files where there is one, or where all others are too small.
 
     Attributes:
         root: The data directory, or the directory of the only file.
         training: Texts to train on, in the order in which they are packed.
         held_out: Texts to judge on, likewise.
         left_out: How many files were not read, by reason.
-        split: How training and held-out texts were parted: `by file`, `by record`, `the last tenth`.
+        split: How training and held-out texts were parted: `by file`, `by record` or `the last tenth` of the only file;
+            `the last tenth of book.txt` where the other files are too small to judge on.
         features: Facts about the sequences of its FASTA files, where the user names some.
     """
 
@@ -142,7 +147,8 @@ def read_corpus(
     and whenever the directory is read. A file of the same content as another counts once. A single file is split by
     record where its records do not follow from each other (FASTA, FASTQ, chats); of any other its last tenth is kept
     back, from the start of a line on, in a log from the start of a record on, and from the next character on where no
-    line begins near a tenth. Hidden files and directories are not read, nor are the directories of studies. No file is
+    line begins near a tenth. So is each large file of a directory whose other files are less than a twentieth of it;
+    these are trained on. Hidden files and directories are not read, nor are the directories of studies. No file is
     held in memory whole: long ones are several documents.
 
     Args:
@@ -167,10 +173,13 @@ def read_corpus(
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise DataError(f"--data {data} holds no text: of {len(paths)} files, {reasons}. Give files of UTF-8 text.")
     if len(units) == 1:
-        training, held_out, split = _split_file(root, next(iter(units.values())), next(iter(scans.values())))
+        digest, unit = next(iter(units.items()))
+        parted = _split_file(root, unit, scans[digest])
+        if isinstance(parted, str):
+            raise DataError(f"--data {root / unit.documents[0].path} {parted}")
+        training, held_out, split = parted
     else:
-        training, held_out = _split([units[digest] for digest in sorted(units)])
-        split = "by file"
+        training, held_out, split = _split_files(root, units, scans)
     return Corpus(root=root, training=training, held_out=held_out, left_out=left_out, split=split)
 
 
@@ -247,8 +256,30 @@ def _split(units: Sequence[_Unit]) -> tuple[tuple[Document, ...], tuple[Document
     return tuple(training), tuple(document for unit in held_out for document in unit.documents)
 
 
-def _split_file(root: Path, unit: _Unit, found: Scan) -> tuple[tuple[Document, ...], tuple[Document, ...], str]:
-    """The only file, split by record where its records stand alone; otherwise its last tenth is kept back."""
+def _split_files(root: Path, units: Mapping[str, _Unit], scans: Mapping[str, Scan]) -> _Parted:
+    """Keeps files back, or of each large file a part, where the small ones together are less than half a share."""
+    order = sorted(units)
+    training, held_out = _split([units[digest] for digest in order])
+    kept = sum(document.num_bytes for document in held_out)
+    if kept >= HELD_OUT_SHARE / 2 * sum(unit.num_bytes for unit in units.values()):
+        return training, held_out, "by file"
+    # what was not kept back is too large for it: such a file is split as an only one is; the small ones are trained on
+    small = {document.path for document in held_out}
+    parts: dict[str, _Parted] = {}
+    for digest in order:
+        if units[digest].documents[0].path not in small:
+            parted = _split_file(root, units[digest], scans[digest])
+            if not isinstance(parted, str):
+                parts[digest] = parted
+    if not parts:
+        return training, held_out, "by file"
+    training = tuple(d for digest in order for d in (parts[digest][0] if digest in parts else units[digest].documents))
+    split = " and ".join(f"{how} of {units[digest].documents[0].path}" for digest, (_, _, how) in parts.items())
+    return training, tuple(document for _, kept_back, _ in parts.values() for document in kept_back), split
+
+
+def _split_file(root: Path, unit: _Unit, found: Scan) -> _Parted | str:
+    """A file split by record where its records stand alone, otherwise before its last tenth; or why it cannot be."""
     path = unit.documents[0].path
     if found.kind == "chat":
         blocks = {document.digest: _Unit.of([document]) for document in unit.documents}
@@ -263,10 +294,10 @@ def _split_file(root: Path, unit: _Unit, found: Scan) -> tuple[tuple[Document, .
         if share <= 2 * HELD_OUT_SHARE or found.kind == "chat":
             return training, held_out, "by record"
     if found.kind == "chat":
-        raise DataError(f"--data {root / path} holds one conversation; give more of them.")
+        return "holds one conversation; give more of them."
     cut = cut_before(root / path, found.kind, int(found.size * (1 - HELD_OUT_SHARE)), found.size)
     if not 0 < cut < found.size:
-        raise DataError(f"--data {root / path} is one file of one line; split it, or give more files.")
+        return "is one file of one line; split it, or give more files."
     documents = documents_of(root, path, found, cut=cut)
     training = tuple(document for document in documents if document.first < cut)
     return training, tuple(document for document in documents if document.first >= cut), "the last tenth"
