@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,53 @@ def test_an_empty_row_fails(capsys) -> None:
     assert checked(capsys, "Causal() - Window(before=0)", "--length", 9, code=1)[-1] == (
         "failed: 1 query that sees no key"
     )
+
+
+def test_a_pair_across_packed_documents_fails(capsys) -> None:
+    packed = ["--documents", "300,500,200"]
+    lines = checked(capsys, "Causal() & Window(before=99)", *packed, code=1)
+    assert lines[1].startswith("1,000 tokens, ")
+    # each of two borders: query b + i sees 99 - i keys before it
+    assert lines[-1] == f"failed: {2 * sum(range(100)):,} pairs across documents"
+    assert any(line.strip().startswith("query 300 sees key 201, ") for line in lines)
+    apart = "Causal() & Window(before=99) & Same('document')"
+    lines = checked(capsys, apart, *packed, "--length", 1000)
+    assert lines[-1] == "passed" and "  ok    no pair across documents" in lines
+    assert checked(capsys, "Causal() & Window(before=99)", "--documents", "1000")[-1] == "passed"
+    report = json.loads(checked(capsys, WINDOW, *packed, "--json", code=1)[0])
+    assert report["documents"] is True and report["ok"] is False
+
+
+def test_a_plan_and_a_mask_are_checked_across_documents(capsys, tmp_path) -> None:
+    plan = ow.Plan(default=ow.parse_pattern("Causal() & Same('document')"), layers={1: ow.parse_pattern(WINDOW)})
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    arguments = ["--plan", tmp_path / "plan.json", "--layers", 2]
+    assert "across documents" in checked(capsys, *arguments, "--documents", "20,30", code=1)[-1]
+    mask = np.tril(np.ones((50, 50), dtype=bool))
+    np.save(tmp_path / "crossed.npy", mask)
+    mask[20:, :20] = False
+    np.save(tmp_path / "apart.npy", mask)
+    crossed = checked(capsys, "--mask", tmp_path / "crossed.npy", "--documents", "20,30", code=1)[-1]
+    assert crossed == "failed: 600 pairs across documents"
+    assert checked(capsys, "--mask", tmp_path / "apart.npy", "--documents", "20,30")[-1] == "passed"
+
+
+def test_documents_stand_beside_the_facts_of_a_text(capsys, tmp_path, source) -> None:
+    arguments = ["--text", source, "--length", 3000, "--documents", "1000,2000"]
+    assert "across documents" in checked(capsys, CODE, *arguments, code=1)[-1]
+    assert checked(capsys, f"({CODE}) & Same('document')", *arguments)[-1] == "passed"
+    plain, mask = tmp_path / "plain.txt", tmp_path / "mask.npy"
+    plain.write_text("a" * 64)
+    np.save(mask, np.tri(64, dtype=bool))
+    for subject in ([WINDOW], ["--mask", mask]):
+        assert "across documents" in checked(capsys, *subject, "--text", plain, "--documents", "60,4", code=1)[-1]
+
+
+def test_the_options_are_these(capsys) -> None:
+    assert main(["check", "--help"]) == 0
+    found = re.findall(r"^ +(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
+    options = "--plan --mask --length --text --tokenizer --annotate --documents --layers --bidirectional --fail-on"
+    assert sorted(found) == sorted([*options.split(), "--most", "--json"])
 
 
 def test_a_length_is_found_where_none_is_given(capsys) -> None:
@@ -192,6 +240,19 @@ def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch, capsys) -> None:
         (["Windw(before=3)"], "Windw"),
         (["__import__('os').system('echo')"], "error: "),
         (["Keys('heading')"], "reads the flag 'heading', which bare positions do not carry. Check it on a text"),
+        (
+            ["Causal() & Same('document')"],
+            "bare positions do not carry. Check it with packed documents: --documents 300",
+        ),
+        (["Causal() & Keys('heading')", "--documents", "3,4"], "'heading', which bare positions do not carry"),
+        (["Causal()", "--documents", "3,x"], "--documents takes token counts such as 300,500,200; got '3,x'"),
+        (["Causal()", "--documents", ""], "--documents takes token counts such as 300,500,200; got ''"),
+        (["Causal()", "--documents", "3,-2"], "document 1 has -2 tokens; lengths are 0 or more"),
+        (["Causal()", "--documents", "0"], "--documents must add up to 1 to 134,217,728 tokens; '0' has 0"),
+        (["Causal()", "--documents", "9,99999999999"], "1 to 134,217,728 tokens; '9,99999999999' has 100,000,000,008"),
+        (["Causal()", "--documents", "3,4", "--length", "8"], "has 7 tokens and --length is 8; leave out --length"),
+        (["--mask", "small.npy", "--documents", "3,4"], "--documents has 7 tokens, but the mask has 3"),
+        (["Causal()", "--text", "short.py", "--documents", "3,4"], "has 7 tokens, but short.py has 2; the counts"),
         (["Causal()", "--annotate", "markdown"], "--annotate needs a text: --text FILE"),
         (["Causal()", "--fail-on", "missed"], "--fail-on missed needs a text whose links are followed: --text FILE"),
         (["Causal()", "--fail-on", "leaks"], "there is no 'leaks' to fail on; there are missed, unread, unreached"),

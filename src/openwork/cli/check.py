@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from openwork.check import CheckReport
     from openwork.layout import BlockLayout
-    from openwork.patterns import Pattern
+    from openwork.patterns import Annotations, Pattern
     from openwork.plan import Plan
 
 __all__ = ["check"]
@@ -23,6 +23,8 @@ __all__ = ["check"]
 FAILED = 1
 SHORTEST = 4096
 """Tokens that a pattern is checked on where no number is given, unless it needs more to show itself."""
+_MOST_TOKENS = 1 << 27
+"""Tokens of packed documents: a label of a gigabyte."""
 _PATIENCE_S = 1.0
 """Seconds without a progress bar."""
 
@@ -42,6 +44,10 @@ def check(
     tokenizer: Annotated[str, typer.Option(help="`bytes`, or the path of a tokenizer.json.")] = "bytes",
     annotate: Annotated[
         list[str] | None, typer.Option(help="Annotator to use, may be repeated. [default: by the file's suffix]")
+    ] = None,
+    documents: Annotated[
+        str | None,
+        typer.Option(help="Token counts of packed documents, such as 300,500,200: no pair may join two of them."),
     ] = None,
     layers: Annotated[
         int | None, typer.Option(help="Layers of the model; needed for a plan whose layers differ. [default: 64]")
@@ -68,8 +74,11 @@ def check(
         raise DataError("--fail-on missed needs a text whose links are followed: --text FILE.")
     if annotate and text is None:
         raise DataError("--annotate needs a text: --text FILE.")
+    packed = None if documents is None else _packed(documents, length)
     with _Bar() as bar:
-        report = _report(pattern, plan, mask, length, text, tokenizer, annotate or [], layers, bidirectional, bar)
+        report = _report(
+            pattern, plan, mask, length, packed, text, tokenizer, annotate or [], layers, bidirectional, bar
+        )
     if "missed" in wanted and report.links is None:
         assert text is not None
         raise DataError(f"--fail-on missed: no annotator is known for {text.name}; choose one with --annotate.")
@@ -92,6 +101,7 @@ def _report(
     plan: Path | None,
     mask: Path | None,
     length: int | None,
+    packed: Annotations | None,
     text: Path | None,
     tokenizer: str,
     annotators: list[str],
@@ -115,7 +125,9 @@ def _report(
             raise DataError("a mask has its own length: leave out --length.")
         length = subject.kv_len
     if text is None:
-        return check_pattern(subject, _length(subject, length), **options)
+        length = _length(subject, length, packed)
+        _require_length(packed, length, "the mask" if isinstance(subject, BlockLayout) else "--length")
+        return check_pattern(subject, length, annotations=packed, **options)
     content = read_text(text)
     offsets = token_offsets(content, tokenizer)[:length]
     if not len(offsets):
@@ -123,12 +135,15 @@ def _report(
     if isinstance(subject, BlockLayout):
         if len(offsets) < subject.kv_len:
             raise DataError(f"{text} has {len(offsets):,} tokens, but the mask is for {subject.kv_len:,}.")
-        return check_pattern(
-            subject, text=content, offsets=offsets, annotator=text_annotator(text, annotators), **options
-        )
-    annotator = text_annotator(text, annotators or _own_annotator(subject))
+    elif not annotators:
+        annotators = _own_annotator(subject)
+    _require_length(packed, len(offsets), text.name)
+    annotator = text_annotator(text, annotators)
     annotations = None if annotator is None else annotator(content, offsets)
-    require_facts(subject, annotations, text)
+    if packed is not None:
+        annotations = packed if annotations is None else annotations.merged(packed)
+    if not isinstance(subject, BlockLayout):
+        require_facts(subject, annotations, text)
     return check_pattern(
         subject, text=content, offsets=offsets, annotator=annotator, annotations=annotations, **options
     )
@@ -155,7 +170,30 @@ def _subject(pattern: str | None, plan: Path | None, mask: Path | None) -> Patte
     return parse_pattern(f"{pattern}()" if pattern in zoo.__all__ else pattern)
 
 
-def _length(subject: Pattern | Plan | BlockLayout, length: int | None) -> int:
+def _packed(counts: str, length: int | None) -> Annotations:
+    """The label `document` of packed documents."""
+    from openwork.annotate import documents
+
+    try:
+        sizes = [int(count) for count in counts.split(",")]
+    except ValueError:
+        raise DataError(f"--documents takes token counts such as 300,500,200; got {counts!r}.") from None
+    total = sum(sizes)
+    if min(sizes) >= 0 and not 0 < total <= _MOST_TOKENS:
+        raise DataError(f"--documents must add up to 1 to {_MOST_TOKENS:,} tokens; {counts!r} has {total:,}.")
+    if min(sizes) >= 0 and length is not None and length != total:
+        raise DataError(f"--documents has {total:,} tokens and --length is {length:,}; leave out --length.")
+    return documents(sizes)
+
+
+def _require_length(packed: Annotations | None, length: int, name: str) -> None:
+    if packed is not None and packed.length != length:
+        raise DataError(
+            f"--documents has {packed.length:,} tokens, but {name} has {length:,}; the counts must add up to them."
+        )
+
+
+def _length(subject: Pattern | Plan | BlockLayout, length: int | None, packed: Annotations | None) -> int:
     """Tokens to check on where there is no text."""
     from openwork.layout import BlockLayout
     from openwork.layout.show import toy_length
@@ -163,12 +201,15 @@ def _length(subject: Pattern | Plan | BlockLayout, length: int | None) -> int:
 
     if isinstance(subject, BlockLayout):
         return subject.kv_len
-    if subject.needs:
-        name, kind = next(iter(subject.needs.items()))
-        raise AnnotationError(
-            f"{subject!r} reads the {kind} {name!r}, which bare positions do not carry. Check it on a text: "
-            "--text FILE."
-        )
+    known = () if packed is None else packed.names
+    for name, kind in subject.needs.items():
+        if name not in known:
+            way = "with packed documents: --documents 300,500,200" if name == "document" else "on a text: --text FILE"
+            raise AnnotationError(
+                f"{subject!r} reads the {kind} {name!r}, which bare positions do not carry. Check it {way}."
+            )
+    if packed is not None:
+        return packed.length
     pattern = subject.default if isinstance(subject, Plan) else subject
     return length or max(SHORTEST, toy_length(pattern.head(0)))
 
