@@ -12,9 +12,9 @@ import pytest
 
 from openwork.cli.main import main
 from openwork.study import StudyConfig, run
-from openwork.study.corpus import read_corpus
+from openwork.study.corpus import Corpus, Document, read_corpus
 from openwork.study.notes import require_annotations
-from openwork.study.proposals import data_in_words, proposals
+from openwork.study.proposals import data_in_words, held_out_in_words, proposals
 
 TURNS = [[{"role": "user", "content": f"{n}^2?"}, {"role": "assistant", "content": f"{n * n}!"}] for n in range(60)]
 CHAT = "".join(json.dumps({"messages": turns}) + "\n" for turns in TURNS)
@@ -97,6 +97,41 @@ def test_the_data_is_told_in_words(tmp_path: Path) -> None:
     assert lines[3].startswith("Proposed for it") and len(lines) == 7
     none = data_in_words(corpus.to_dict() | {"near_duplicates": copies | {"documents": 0, "names": []}})
     assert none[2].startswith("Near-duplicates: none of 1 held-out document; 50% of")
+
+
+def words_of(data: Path) -> str:
+    return held_out_in_words(read_corpus(data).to_dict())
+
+
+def test_what_is_held_out_is_told_as_what_it_is(tmp_path: Path) -> None:
+    book = "".join(f"It was night {number}.\n" for number in range(900))
+    (tmp_path / "book.txt").write_text(book)
+    assert words_of(tmp_path) == "the last tenth of book.txt"
+    (tmp_path / "small").write_text("a note\n")
+    assert words_of(tmp_path) == "the last tenth of book.txt"
+    (tmp_path / "other.txt").write_text(book.replace("night", "day"))
+    (tmp_path / "small").write_text("a note\n" * 500)
+    assert words_of(tmp_path) == "1 file"
+    for number in range(1200):
+        (tmp_path / f"{number}.md").write_text(f"{number}\n" * 1000)
+    corpus = read_corpus(tmp_path, include=("*.md",))
+    assert held_out_in_words(corpus.to_dict()) == f"{len(corpus.held_out)} files" and len(corpus.held_out) > 100
+    many = Corpus(tmp_path, (), tuple(Document(f"{n}.md", 1, f"{n}") for n in range(1500)))
+    # a record names 1,000 of them
+    assert held_out_in_words(many.to_dict()) == "1,500 files"
+
+
+def test_records_that_are_held_out_are_told_as_such(tmp_path: Path) -> None:
+    chats = [json.dumps({"messages": [{"role": "user", "content": f"{n}?"}]}) for n in range(50)]
+    (tmp_path / "c.jsonl").write_text("\n".join(chats) + "\n")
+    count = len(read_corpus(tmp_path).held_out)
+    assert words_of(tmp_path) == f"{count} conversations of c.jsonl" and count >= 5
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "r.fastq").write_text(sequences("@") * 20)
+    blocks = len(read_corpus(tmp_path / "r").held_out)
+    assert words_of(tmp_path / "r") == f"{blocks} runs of reads of r.fastq" and blocks > 1
+    (tmp_path / "r" / "README").write_text("Reads\n")
+    assert words_of(tmp_path / "r") == "whole records of r.fastq"
 
 
 def test_proposals_are_trained_where_no_plan_is_given(tmp_path: Path, tiny: Callable[..., StudyConfig]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,18 @@ def test_the_page_holds_the_record_and_what_it_draws(studied: Any) -> None:
     assert set(inside) - set(record) == {"pictures", "reach"}
     assert StudyResult.from_dict(inside).rows == result.rows
     assert page == html_of(study_report(result, data))
+
+
+def test_held_out_text_is_called_what_it_is(studied: Any) -> None:
+    result, _ = studied
+    count = len(result.data["held_out_files"])
+    assert f" from {count} file" in html_of(study_report(result)) and result.data["split"] == "by file"
+    part = {"split": "the last tenth", "held_out_files": ["book.txt bytes 9000-10000"], "training_files": 1}
+    page = html_of(study_report(replace(result, data=result.data | part)))
+    assert " tokens, from the last tenth of book.txt, on which no plan was trained; gzip" in page
+    assert re.search(r"<td[^>]*>the last tenth of book.txt, [0-9,]+ bytes</td>", page)
+    assert re.search(r"<td[^>]*>1 file, [0-9,]+ bytes</td>", page)
+    assert f" from {count} file" not in page
 
 
 def test_every_sentence_of_the_verdict_is_on_the_page_once(studied: Any) -> None:

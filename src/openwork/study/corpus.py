@@ -109,6 +109,7 @@ class Corpus:
             "training_documents": len(self.training),
             "training_bytes": sum(document.num_bytes for document in self.training),
             "held_out_files": _names(self.held_out),
+            "num_held_out_files": len({document.path for document in self.held_out}),
             "held_out_documents": len(self.held_out),
             "held_out_bytes": sum(document.num_bytes for document in self.held_out),
             "left_out": self.left_out,

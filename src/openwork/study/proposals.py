@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from openwork.study.config import Contender, contender_from_text
 from openwork.study.corpus import Corpus
-from openwork.study.kinds import NAMES
+from openwork.study.kinds import NAMES, RECORDS
 
-__all__ = ["data_in_words", "proposals"]
+__all__ = ["data_in_words", "held_out_in_words", "proposals"]
 
 _WIDEST = 255
 _NARROWEST = 15
@@ -88,6 +89,32 @@ def data_in_words(data: Mapping[str, Any], plans: tuple[Contender, ...] = ()) ->
         lines.append("Proposed for it (--pattern, --plan or --mask override):")
         lines += [f"  {plan.name}: {plan.plan.default!r}" for plan in plans if plan.plan is not None]
     return lines
+
+
+def held_out_in_words(data: Mapping[str, Any]) -> str:
+    """What the held-out text is, as words that follow `from`.
+
+    Args:
+        data: `Corpus.to_dict()`.
+
+    Examples:
+        >>> held_out_in_words({"split": "the last tenth", "held_out_files": ["book.txt bytes 900-1000"]})
+        'the last tenth of book.txt'
+    """
+    names, split = data["held_out_files"], str(data.get("split", "by file"))
+    if split == "by file":
+        count = data.get("num_held_out_files", len(names))
+        return f"{count:,} file{_s(count)}"
+    if split not in ("by record", "the last tenth"):
+        return split.replace("by record of", "whole records of")  # of some files of a directory: it names them
+    name = re.sub(r" bytes \d+-\d+$", "", names[0])
+    if split == "the last tenth":
+        return f"{split} of {name}"
+    count, kind = data["held_out_documents"], next(iter(data["kinds"]))
+    if kind == "chat":
+        return f"{count:,} conversation{_s(count)} of {name}"
+    # a document of a sequence file is some neighbouring records
+    return f"{count:,} run{_s(count)} of {RECORDS[kind]} of {name}"
 
 
 def _copies_in_words(copies: Mapping[str, Any], held_out: int) -> str:

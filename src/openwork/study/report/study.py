@@ -9,7 +9,7 @@ from typing import Any
 from openwork.study.config import DENSE
 from openwork.study.details import details
 from openwork.study.practice import ACCELERATORS
-from openwork.study.proposals import data_in_words
+from openwork.study.proposals import data_in_words, held_out_in_words
 from openwork.study.report.charts import Bar, Point, bar_figure, point_figure
 from openwork.study.report.context import context_sections
 from openwork.study.report.curves import curve_figures
@@ -117,7 +117,7 @@ def _meanings(result: StudyResult) -> str:
     held_out = result.held_out
     return (
         f"Held-out: {held_out.num_bytes:,} bytes, {held_out.num_tokens:,} tokens, from "
-        f"{len(result.data['held_out_files'])} files that no plan was trained on; gzip -9 needs "
+        f"{held_out_in_words(result.data)}, on which no plan was trained; gzip -9 needs "
         f"{held_out.gzip_bits_per_byte:.3f} bits per byte of the same text. Memory: {result.memory_meaning}. Ideals "
         "count pairs: dense causal pairs over allowed ones, and the FLOPs of a whole step with them."
     )
@@ -220,10 +220,11 @@ def _practice(result: StudyResult) -> Table:
 
 def _data(result: StudyResult) -> Table:
     data = result.data
+    count = data["training_files"]
     rows: list[tuple[str | Cell, ...]] = [
         ("from", Cell(str(data["root"]), code=True)),
-        ("training", f"{data['training_files']:,} files, {data['training_bytes']:,} bytes"),
-        ("held out", f"{len(data['held_out_files']):,} files, {data['held_out_bytes']:,} bytes"),
+        ("training", f"{count:,} file{'' if count == 1 else 's'}, {data['training_bytes']:,} bytes"),
+        ("held out", f"{held_out_in_words(data)}, {data['held_out_bytes']:,} bytes"),
     ]
     # "Data: ...", "Left out: ...", "Near-duplicates: ...": none of a study from before they were looked for
     for line in data_in_words(data):
