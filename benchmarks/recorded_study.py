@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import platform
 import sys
 import time
 from pathlib import Path
@@ -26,13 +25,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "src" / "openwork" / "study" / "recorded" / "study.json.gz"
 
 
-def without_paths(content: dict[str, Any], command: str) -> dict[str, Any]:
+def without_paths(content: dict[str, Any], command: str, date: str) -> dict[str, Any]:
     """The record with the standard library named as such, and no other place of this machine."""
-    library = f"the standard library of Python {platform.python_version()}"
+    library = f"the standard library of Python {content['environment']['python']}"
     content["config"] |= {"data": library, "out": "openwork-recorded"}
     content["data"]["root"] = library
     return {
-        "date": time.strftime("%Y-%m-%d"),
+        "date": date,
         "machine": f"{content['environment']['processor']}, {content['environment']['threads']} threads",
         "command": command,
         "result": content,
@@ -49,7 +48,8 @@ def main() -> None:
     config = recorded_study(steps=options.steps, seeds=options.seeds, out=options.out)
     result = run(config, report=lambda event: print(json.dumps(event), file=sys.stderr, flush=True))
     command = f"python benchmarks/recorded_study.py --steps {options.steps} --seeds {options.seeds}"
-    record = without_paths(result.to_dict(), command)
+    began = time.localtime((options.out / "study.json").stat().st_mtime)
+    record = without_paths(result.to_dict(), command, time.strftime("%Y-%m-%d", began))
     write_file(PLACE, gzip.compress(json.dumps(record).encode(), mtime=0))
     print("\n".join(record["result"]["verdict"]))
     print(json.dumps({name: record[name] for name in ("date", "machine", "command")} | {"bytes": PLACE.stat().st_size}))

@@ -22,6 +22,8 @@ __all__ = ["Corpus", "Document", "read_corpus", "read_text", "sequence_ids"]
 HELD_OUT_SHARE = 0.1
 """Share of the bytes that is kept back, at least one file."""
 
+_OUTPUTS = {"study.json", "openwork-report.html", "act-2.json", "act-4.json"}
+"""Files of which one stands beside a lock in a directory that a study or the demo writes."""
 _SKIPPED = ("__pycache__", "node_modules")
 _BLOCK_BYTES = 1 << 16
 _BLOCKS = 200
@@ -222,8 +224,8 @@ def _documents(root: Path, name: str, found: Scan) -> Iterator[Document]:
 
 def _files(root: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:
     for directory, names, files in os.walk(root):
-        if {"study.json", "lock"} <= set(files):
-            # what a study wrote is no text to learn from, and changes while it runs
+        if "lock" in files and _OUTPUTS & set(files):
+            # what a study or the demo wrote is no text to learn from, and changes while it runs
             names[:] = []
             continue
         names[:] = sorted(name for name in names if _wanted(name, exclude))

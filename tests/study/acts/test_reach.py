@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import openwork as ow
-from openwork.errors import DataError
+from openwork.errors import ArgumentError, DataError
 from openwork.study.acts.lookups import Planted, names_of, numbers_of, plant
 from openwork.study.acts.reach import PLANS, ReachConfig, ReachResult, measure_reach
 
@@ -113,6 +114,28 @@ def test_the_accuracy_is_measured_at_every_stage_and_at_the_end(result: ReachRes
 
 def test_the_result_survives_json(result: ReachResult) -> None:
     assert ReachResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test_texts": 0}, "ReachConfig test_texts must be 1 or more; got 0"),
+        ({"num_near": 3}, "ReachConfig num_near counts in pairs; got 3"),
+        ({"conv_width": 1}, "ReachConfig conv_width counts the token itself, so 2 or more; got 1"),
+    ],
+)
+def test_sizes_that_mean_nothing_are_refused(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        replace(TINY, **change)
+
+
+def test_every_text_is_judged_and_threads_are_as_before(code: Code) -> None:
+    before = torch.get_num_threads()
+    result = measure_reach(code.files, code.tokenizer, code.tokenizer_json, replace(TINY, steps=1, test_texts=9))
+    assert result.num_lookups == 9 * 8
+    assert torch.get_num_threads() == before
+    shares = {row.accuracy * 72 for row in result.rows}
+    assert all(share == pytest.approx(round(share)) for share in shares)
 
 
 def test_other_seeds_give_other_texts(result: ReachResult, code: Code) -> None:

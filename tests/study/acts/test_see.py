@@ -23,7 +23,8 @@ def test_the_link_is_missed_by_the_window_and_seen_by_the_definitions_plan(code:
     length, query, key = seen.result.tokens, seen.link.query, seen.link.keys[0]
     window = ow.bind(WINDOW_PATTERN, q_len=length, kv_len=length)
     assert not window.allows(query, key)
-    assert query - key > 4 * 255  # nothing carries it there in four layers
+    assert query - key > 4 * (255 + 3)  # nothing carries it there in four layers, the convolution counted
+    assert seen.result.example_hops == -(-(query - key) // (255 + 3))
     definitions = ow.bind(DEFINITIONS_PATTERN, q_len=length, kv_len=length, annotations=seen.annotations)
     assert definitions.allows(query, key)
     # what is named is at the lines that are named, in the file itself

@@ -15,14 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openwork.check import predicted_accuracy, trace_links
-from openwork.errors import StudyError
+from openwork.check import predicted_accuracy
+from openwork.errors import ArgumentError, StudyError
 from openwork.layout import BlockLayout
 from openwork.nn import Decoder, DecoderConfig, set_plan
 from openwork.nn.convolution import ShortConvolution
-from openwork.patterns import Causal, Window, parse_pattern
+from openwork.patterns import parse_pattern
 from openwork.plan import Plan
 from openwork.study.acts.lookups import Planted, names_of, numbers_of, plant
+from openwork.study.acts.stack import links_through
 from openwork.study.environment import environment
 from openwork.study.tokenizer import TextTokenizer
 from openwork.train.optimizer import make_optimizer
@@ -81,6 +82,15 @@ class ReachConfig:
     """Optimizer steps between measurements of the accuracy."""
     seed: int = 0
     """Decides texts, first weights and order."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_far", "num_near", "texts", "test_texts", "steps", "batch_size", "eval_every", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"ReachConfig {name} must be 1 or more; got {getattr(self, name)}.")
+        if self.num_near % 2:
+            raise ArgumentError(f"ReachConfig num_near counts in pairs; got {self.num_near}, give an even number.")
+        if self.conv_width < 2:
+            raise ArgumentError(f"ReachConfig conv_width counts the token itself, so 2 or more; got {self.conv_width}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,13 +234,18 @@ def _in_threads(
         return _row(name, model, num_choices, train, test, config, tell)
 
     models = {name: _model(Plan(default=parse_pattern(text)), vocab_size, config) for name, text in PLANS.items()}
-    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
-        futures = [pool.submit(one, name, model) for name, model in models.items()]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            stop.set()
-            raise
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(max_workers=before) as pool:
+            futures = [pool.submit(one, name, model) for name, model in models.items()]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                stop.set()
+                raise
+    finally:
+        # what a thread set for itself is what threads that come later would start with
+        torch.set_num_threads(before)
 
 
 def _row(
@@ -262,24 +277,23 @@ def _row(
 
 
 def _reached(plan: Plan, planted: Planted, config: ReachConfig) -> list[bool]:
-    """Which lookups of a text the model could answer: in each block the convolution, then attention."""
-    mixing = Causal() & Window(before=config.conv_width - 1)
-    layers = {
-        number: mixing if number % 2 == 0 else plan.for_layer(number // 2, config.num_layers)
-        for number in range(2 * config.num_layers)
-    }
-    stack = Plan(default=mixing, layers=layers)
-    traced = trace_links(
-        stack, planted.lookups, config.length, layers=2 * config.num_layers, annotations=planted.annotations
+    """Which lookups of a text the model could answer."""
+    hops = links_through(
+        plan,
+        planted.lookups,
+        config.length,
+        num_layers=config.num_layers,
+        conv_width=config.conv_width,
+        annotations=planted.annotations,
     )
-    return [link.reached(2 * config.num_layers) for link in traced]
+    return [layers is not None for layers in hops]
 
 
 class _Batches:
     """The texts in fixed groups, each with its layouts, which are compiled once."""
 
     def __init__(self, texts: Sequence[Planted], size: int) -> None:
-        self.groups = [texts[first : first + size] for first in range(0, len(texts) - size + 1, size)]
+        self.groups = [texts[first : first + size] for first in range(0, len(texts), size)]
         self._layouts: dict[int, list[BlockLayout]] = {}
 
     def layouts(self, model: Decoder, number: int, length: int) -> list[BlockLayout]:

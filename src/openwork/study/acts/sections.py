@@ -36,9 +36,9 @@ def see_section(seen: Seen) -> Section:
     )
     figure = replace(figure, wide=True)
     needs = (
-        f"Windows alone would need {result.example_hops} layers"
+        f"Windows, and the short convolution of the study's model, would need {result.example_hops} layers"
         if result.example_hops is not None
-        else "Windows alone never reach it"
+        else "Windows never reach it"
     )
     lines = seen.text.split("\n")
     uses = result.num_links
@@ -49,8 +49,8 @@ def see_section(seen: Seen) -> Section:
         (
             figure,
             Words(
-                f"In `{result.file}` {result.example}. The definitions plan sees it at once. {needs}; the model of act "
-                f"3 has {result.layers}.",
+                f"In `{result.file}` {result.example}. The definitions plan sees it at once. {needs}; that "
+                f"model has {result.layers}.",
                 "One link",
             ),
             _excerpt(lines, seen.link.key_line, "where it is defined"),

@@ -14,10 +14,16 @@ from openwork.errors import AnnotationWarning, DataError
 from openwork.layout import BlockLayout, compile_layout
 from openwork.patterns import Annotations, Pattern
 from openwork.patterns.annotations import IntArray
+from openwork.plan import Plan
+from openwork.study.acts.stack import links_through
 from openwork.study.tokenizer import TextTokenizer
 
 __all__ = ["SeeResult", "Seen", "SeenPlan", "see"]
 
+CONV_WIDTH = 4
+"""Tokens that the short convolution of the study's model mixes, itself counted."""
+_DEEPEST = 64
+"""Layers up to which the example's need is counted."""
 FAVOURITES = ("enum.py", "pickle.py", "configparser.py", "typing.py")
 """Files that are looked at first, in this order: long ones with many names."""
 
@@ -147,16 +153,16 @@ def _look(
     with warnings.catch_warnings():
         # a file without a definition is not the one that is looked for
         warnings.simplefilter("ignore", AnnotationWarning)
-        far = trace_links(window, links, tokens, annotations=notes) if links else ()
-        near = trace_links(definitions, links, tokens, layers, notes) if links else ()
-    kept = [
-        (lost, link)
-        for lost, link in zip(far, near, strict=True)
-        if not lost.reached(layers) and link.reached(1) and len(link.name) > 3
-    ]
-    if not kept:
-        return None
-    lost, link = max(kept, key=lambda pair: pair[1].query - pair[1].keys[0])
+        traced = [_trace(pattern, links, tokens, layers, notes) for pattern in (window, definitions)] if links else []
+        kept = [
+            link
+            for link, lost, seen in zip(links, *(hops for _, hops in traced), strict=True)
+            if lost is None and seen == 1 and len(link.name) > 3
+        ]
+        if not kept:
+            return None
+        link = max(kept, key=lambda link: link.query - link.keys[0])
+        (needed,) = _trace(window, [link], tokens, _DEEPEST, notes)[1]
     layout = compile_layout(definitions, q_len=tokens, kv_len=tokens, annotations=notes)
     densities = compile_layout(window, q_len=tokens, kv_len=tokens, annotations=notes).density, layout.density
     result = SeeResult(
@@ -165,20 +171,28 @@ def _look(
         layers=layers,
         num_links=len(links),
         plans=tuple(
-            _seen_plan(name, pattern, density, traced, layers)
-            for name, pattern, density, traced in zip(names, (window, definitions), densities, (far, near), strict=True)
+            SeenPlan(
+                name=name,
+                pattern=repr(pattern),
+                density=density,
+                missed_directly=sum(not seen for seen in directly),
+                missed=sum(needs is None for needs in hops),
+            )
+            for name, pattern, density, (directly, hops) in zip(
+                names, (window, definitions), densities, traced, strict=True
+            )
         ),
         example=str(link),
-        example_hops=lost.hops,
+        example_hops=needed,
     )
     return Seen(result, text, offsets, notes, layout, link)
 
 
-def _seen_plan(name: str, pattern: Pattern, density: float, traced: Sequence[TextLink], layers: int) -> SeenPlan:
-    return SeenPlan(
-        name=name,
-        pattern=repr(pattern),
-        density=density,
-        missed_directly=sum(not link.reached(1) for link in traced),
-        missed=sum(not link.reached(layers) for link in traced),
-    )
+def _trace(
+    pattern: Pattern, links: Sequence[TextLink], tokens: int, layers: int, notes: Annotations
+) -> tuple[list[bool], list[int | None]]:
+    """Which links the pattern sees itself, and the layers that each takes in a model with a short convolution."""
+    directly = [link.reached(1) for link in trace_links(pattern, links, tokens, 1, notes)]
+    plan = Plan(default=pattern)
+    hops = links_through(plan, links, tokens, num_layers=layers, conv_width=CONV_WIDTH, annotations=notes)
+    return directly, hops
