@@ -211,3 +211,15 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / corpus.training[0].path).unlink()
     with pytest.raises(DataError, match=r"cannot read .*txt: No such file"):
         list(corpus.texts(corpus.training))
+
+
+@pytest.mark.parametrize("output", ["study.json", "openwork-report.html", "act-2.json"])
+def test_what_a_study_or_the_demo_wrote_is_no_data(tmp_path: Path, output: str) -> None:
+    whole = read_corpus(fill(tmp_path))
+    place = tmp_path / "openwork-out"
+    place.mkdir()
+    for name in (output, "lock", "notes.txt"):
+        (place / name).write_text("written by a study\n" * 40)
+    assert read_corpus(tmp_path).fingerprint == whole.fingerprint
+    (place / "lock").unlink()
+    assert read_corpus(tmp_path).fingerprint != whole.fingerprint
