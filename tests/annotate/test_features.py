@@ -51,6 +51,16 @@ def test_bed_counts_from_zero_and_leaves_the_end_out(tmp_path: Path) -> None:
     assert "".join(sign for _, sign in bases(notes, "repeats")) == "CC" == FASTA[FASTA.index("AACC") + 2 :][:2]
 
 
+def test_sequences_may_be_called_as_a_browser_calls_its_lines(tmp_path: Path) -> None:
+    text = ">track_1\nACGT\n>browserA\nTTTT\n"
+    (tmp_path / "some.bed").write_text("browser position chr1\ntrack_1\t1\t3\nbrowserA\t0\t2\n")
+    notes = read_features(tmp_path / "some.bed")(text, byte_offsets(text))
+    assert "".join(sign for sign, inside in zip(text, notes.flags["some"], strict=True) if inside) == "CGTT"
+    (tmp_path / "some.gff3").write_text("track_1\tx\tgene\t2\t3\t.\t+\t.\tID=1\n>track_1\nACGT\n")
+    notes = read_features(tmp_path / "some.gff3")(text, byte_offsets(text))
+    assert notes.flags["gene"].sum() == 2 and notes.flags["gene"][text.index("CG")]
+
+
 def test_a_piece_of_a_sequence_is_told_where_it_begins(tmp_path: Path) -> None:
     (tmp_path / "f.gff").write_text(GFF)
     features = read_features(tmp_path / "f.gff")

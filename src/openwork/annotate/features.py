@@ -137,9 +137,10 @@ def read_features(path: Path | str, *, known_beforehand: bool = False) -> Sequen
     bed = Path(stem).suffix.lower() in _BED_SUFFIXES
     found: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for number, line in enumerate(_lines(path), start=1):
-        if line.startswith("##FASTA"):
+        if not bed and line.startswith(("##FASTA", ">")):
             break
-        if not line.strip() or line.startswith(("#", "track", "browser")):
+        # in BED these words alone, or before a blank, are a genome browser's; a sequence may be called track_1
+        if not line.strip() or line.startswith("#") or (bed and line.split()[0] in ("track", "browser")):
             continue
         kind, sequence, first, stop = _feature(path, number, line, Path(stem).stem if bed else None)
         found.setdefault(kind, {}).setdefault(sequence, []).append((first, stop))

@@ -121,8 +121,7 @@ class SequenceNotes:
             return self._cache[number]
         document = self._stream.documents[number]
         annotator = annotator_of(document, self._annotator, self._features)
-        ends = np.append(self._stream.firsts[1:], len(self._stream.ids))
-        num_tokens = int(ends[number] - self._stream.firsts[number]) - 1
+        num_tokens = int(self._stream.ends[number] - self._stream.firsts[number]) - 1
         if annotator is None or not _wanted(self._needs, annotator):
             notes = Annotations(length=num_tokens)
         else:

@@ -118,10 +118,9 @@ def measure_held_out(data: StudyData, config: StudyConfig) -> HeldOut:
 
 def _bytes_of(data: StudyData, stream: TokenStream, stop: int) -> list[bytes]:
     chunks = []
-    ends = np.append(stream.firsts[1:], len(stream.ids))
     for number, _, high in stream.pieces(0, stop):
         text = read_text(data.corpus.root, stream.documents[number])
-        num_tokens = int(ends[number]) - int(stream.firsts[number]) - 1
+        num_tokens = int(stream.ends[number] - stream.firsts[number]) - 1
         if high < num_tokens:
             # a document that is cut: its bytes up to the end of the last token's characters
             offsets = data.tokenizer.offsets(text)

@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ class TokenStream:
     firsts: npt.NDArray[np.int64]
     documents: tuple[Document, ...]
 
+    @cached_property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """The index after the last token of each document: int64 [num_documents]."""
+        return np.append(self.firsts[1:], len(self.ids))
+
     @property
     def num_bytes(self) -> int:
         """UTF-8 bytes of all documents."""
@@ -66,9 +72,8 @@ class TokenStream:
         """
         low = int(np.searchsorted(self.firsts, first, side="right")) - 1
         high = int(np.searchsorted(self.firsts, stop, side="left"))
-        ends = np.append(self.firsts[1:], len(self.ids))
         return [
-            (number, max(first, int(self.firsts[number])) - origin, min(stop, int(ends[number])) - origin)
+            (number, max(first, int(self.firsts[number])) - origin, min(stop, int(self.ends[number])) - origin)
             for number in range(low, high)
             for origin in (int(self.firsts[number]) + 1,)
         ]

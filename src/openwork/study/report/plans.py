@@ -101,8 +101,7 @@ def _pictures(result: StudyResult, data: StudyData) -> tuple[tuple[Section, ...]
 def _excerpt(result: StudyResult, data: StudyData, contenders: list[Contender]) -> _Excerpt:
     """As few tokens of one held-out document as show that every plan leaves something out."""
     stream = data.held_out
-    ends = np.append(stream.firsts[1:], len(stream.ids))
-    lengths = (ends - stream.firsts - 1).tolist()
+    lengths = (stream.ends - stream.firsts - 1).tolist()
     longest = min(result.config.seq_len, _LONGEST)
     wanted = min(_SHORTEST, longest)
     while True:
