@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -51,8 +52,25 @@ def test_what_is_no_text_is_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "__pycache__" / "x.txt").write_text("cached")
     corpus = read_corpus(tmp_path)
-    assert corpus.left_out == {"binary": 2, "empty": 1, "same content as another": 1}
+    assert corpus.left_out == {"binary": 1, NOT_UTF8: 1, "empty": 1, "same content as another": 1}
     assert len(corpus.training) + len(corpus.held_out) == 3
+
+
+NOT_UTF8 = "not UTF-8 (iconv -f latin1 -t utf-8 FILE > NEW converts Latin-1)"
+
+
+def test_text_in_another_encoding_is_told_from_what_is_no_text(tmp_path: Path) -> None:
+    # one byte of Latin-1 far behind the beginning, also in a gzip, a character that is cut off, and UTF-16
+    (tmp_path / "a.c").write_bytes(b"int f(void) { return 1; }\n" * 90_000 + b"/* caf\xe9 */\n")
+    (tmp_path / "b.log.gz").write_bytes(gzip.compress("\u00fcber\n".encode("latin-1") * 20))
+    (tmp_path / "c.txt").write_bytes("caf\u00e9".encode()[:-1])
+    (tmp_path / "d.txt").write_bytes("It was night.\n".encode("utf-16"))
+    # what has no NUL by chance, but control characters as no text has
+    (tmp_path / "e.bin").write_bytes(bytes(range(1, 256)) * 20)
+    (tmp_path / "f.txt").write_bytes(b"caf\xe9\0" * 9)
+    with pytest.raises(DataError) as error:
+        read_corpus(tmp_path)
+    assert f"holds no text: of 6 files, 2 binary, 4 {NOT_UTF8}. Give files of UTF-8 text" in str(error.value)
 
 
 def test_names_choose_files(tmp_path: Path) -> None:

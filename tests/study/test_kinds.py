@@ -32,6 +32,17 @@ FOUND = [
     ("events", '{"time":"2026-01-01T10:00:00Z","level":"info"}\n' * 3, "log"),
     ("values.csv", "2026-01-01,3\n2026-01-02,4\n2026-01-03,4\n", "text"),
     ("diary", "2026-01-01 I went out.\nIt rained.\nNothing else.\nReally.\nNo.\n", "text"),
+    ("app.txt", "2026-01-01 10:00:00 INFO a\n" * 9 + "\tat f\n" + "2026-01-01 10:00:01 INFO b\n" * 2, "log"),
+    ("messages.txt.gz", "Jan  1 10:00:00 host sshd[1]: hello\n" * 9, "log"),
+    ("app.text", LOG, "log"),
+    ("dmesg.txt", "[    0.000000] Linux version 6\n[    1.250000] usb 1-1: new device\n" * 3, "log"),
+    # eight of ten lines are enough for a name that says nothing, not for a text
+    ("talk.txt", "2026-01-01 10:00:00 INFO a\n" * 8 + "Hello.\nYou.\nMe.\n", "text"),
+    ("talk", "2026-01-01 10:00:00 INFO a\n" * 8 + "Hello.\nYou.\nMe.\n", "log"),
+    # dates alone are a diary or a table, and a table of times is none either
+    ("diary.txt", "2026-01-01 I went out.\n2026-01-02 It rained.\n2026-01-03 No.\n2026-01-04 So.\n", "text"),
+    ("values.txt", "2026-01-01,3\n2026-01-02,4\n2026-01-03,4\n2026-01-04,4\n", "text"),
+    ("values.tsv", "2026-01-01 10:00:00\t3\n" * 9, "text"),
     ("chat.jsonl", f"{CHAT}\n{CHAT}\n", "chat"),
     ("chat", f"{CHAT}\n", "chat"),
     ("rows.jsonl", '{"a": 1}\n{"a": 2}\n', "text"),
@@ -71,6 +82,18 @@ def test_the_log_of_this_system_is_one_by_its_content_alone() -> None:
     if not path.is_file() or path.stat().st_size < 1000:
         pytest.skip("this system has no dpkg.log")
     assert kind_of("data", path.read_text()[:8000]) == "log"
+
+
+def test_a_book_is_no_log_whatever_it_is_named() -> None:
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    books = [stdlib / "LICENSE.txt", *stdlib.glob("lib2to3/*.txt"), *stdlib.glob("pydoc_data/topics.py")]
+    found = [path for path in books if path.is_file()]
+    for path in found:
+        assert kind_of("book.txt", path.read_text(errors="replace")[:60_000]) == "text"
+    assert found
+    # a letter that quotes some lines of a log
+    letter = "Dear friend,\nthis is what it said:\n" + LOG * 3 + "Yours,\nme\n"
+    assert kind_of("letter.txt", letter) == "text"
 
 
 def test_kinds_have_the_annotators_of_their_names() -> None:

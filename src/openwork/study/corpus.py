@@ -14,7 +14,7 @@ from typing import Any
 from openwork.annotate import SequenceFeatures
 from openwork.errors import DataError
 from openwork.study.kinds import FEATURES
-from openwork.study.pieces import Document, Scan, chat_documents, cut_before, documents_of, read_text, scan
+from openwork.study.pieces import NOT_UTF8, Document, Scan, chat_documents, cut_before, documents_of, read_text, scan
 from openwork.study.record_starts import record_starts
 
 __all__ = ["Corpus", "Document", "read_corpus", "read_text", "sequence_ids"]
@@ -32,6 +32,7 @@ _NAMED_PARTS = 1000
 """Most held-out parts that a record names; the fingerprint fixes them all."""
 _LEFT_OUT = {
     FEATURES: "features of sequences (name them with --features)",
+    NOT_UTF8: "not UTF-8 (iconv -f latin1 -t utf-8 FILE > NEW converts Latin-1)",
 }
 
 

@@ -37,7 +37,8 @@ FEATURES = "features"
 
 _ANNOTATORS = {"chatml": "chat"}
 _FEATURE_SUFFIXES = frozenset({".gff", ".gff3", ".gtf", ".bed"})
-_TEXT_SUFFIXES = frozenset({".txt", ".text", ".csv", ".tsv"})
+_TEXT_SUFFIXES = frozenset({".txt", ".text"})
+_TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
 _CODE_SUFFIXES = frozenset(
     ".cc .hh .cpp .hpp .cxx .hxx .inc .m .mm .cu .cuh .java .kt .scala .go .rs .js .mjs .jsx .ts .tsx .rb .pl "
     ".pm .php .swift .cs .fs .hs .ml .mli .lua .r .jl .sh .bash .zsh .sql .f .f90 .f95 .pas .asm .s .v .vhd .tcl .el "
@@ -49,6 +50,9 @@ _SEQUENCE = re.compile(r"[A-Z*.-]{10,}|[acgtun-]{10,}")
 _HTML = re.compile(r"\s*(?:<!--.*?-->\s*)?(?:<!doctype html|<html[\s>])", re.IGNORECASE | re.DOTALL)
 _LOG_LINES = 60
 _LOG_SHARE = 0.5
+_NAMED_TEXT_LOG_SHARE = 0.9
+_TIME_OF_DAY = re.compile(r"\d\d:\d\d|\[ *\d+\.\d{6}\]")
+"""Of a clock, or the kernel's seconds since it began."""
 
 
 def annotator_of_kind(kind: str) -> Annotator | None:
@@ -103,7 +107,7 @@ def _kind_of_content(suffix: str, head: str) -> str:
         return "html"
     if first.startswith("#!"):
         return "python" if "python" in first else "code"
-    if suffix not in _TEXT_SUFFIXES and _is_log(lines[:-1] or lines):
+    if suffix not in _TABLE_SUFFIXES and _is_log(lines[:-1] or lines, named_text=suffix in _TEXT_SUFFIXES):
         return "log"
     return "text"
 
@@ -117,13 +121,19 @@ def _is_conversation(line: str) -> bool:
     return isinstance(value, dict) and any(isinstance(value.get(key), list) for key in ("messages", "conversations"))
 
 
-def _is_log(lines: list[str]) -> bool:
-    """Whether at least half of the lines that could begin a record do so, and have a time or a level."""
+def _is_log(lines: list[str], *, named_text: bool) -> bool:
+    """Whether at least half of the lines that could begin a record do so, and have a time or a level.
+
+    Of a file that is named as text nine tenths must, with a time of day or a level: a diary has dates too.
+    """
     chosen = [line for line in lines[:_LOG_LINES] if line[:1] not in (" ", "\t")]
-    begun = [
-        line
-        for line in chosen
-        if start_of_record(line, 0, len(line))
-        and (find_time(line, 0, len(line)) or (not line.startswith("{") and find_level(f"{line}\n", 0, len(line) + 1)))
-    ]
-    return len(begun) >= 2 and len(begun) >= _LOG_SHARE * len(chosen)
+    begun = [line for line in chosen if start_of_record(line, 0, len(line)) and _is_told(line, named_text)]
+    share = _NAMED_TEXT_LOG_SHARE if named_text else _LOG_SHARE
+    return len(begun) >= 2 and len(begun) >= share * len(chosen)
+
+
+def _is_told(line: str, named_text: bool) -> bool:
+    time = find_time(line, 0, len(line))
+    if time and (not named_text or _TIME_OF_DAY.search(line, 0, time[1])):
+        return True
+    return not line.startswith("{") and find_level(f"{line}\n", 0, len(line) + 1) is not None

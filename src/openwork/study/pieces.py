@@ -17,11 +17,27 @@ from openwork.errors import AnnotationError, DataError
 from openwork.study.kinds import FEATURES, kind_of
 from openwork.study.sources import read_chunks, read_range
 
-__all__ = ["Document", "Scan", "chat_documents", "cut_before", "documents_of", "lines_of_file", "read_text", "scan"]
+__all__ = [
+    "NOT_UTF8",
+    "Document",
+    "Scan",
+    "chat_documents",
+    "cut_before",
+    "documents_of",
+    "lines_of_file",
+    "read_text",
+    "scan",
+]
 
 PIECE_BYTES = 1 << 20
 """Most bytes of a document, roughly: a longer file is several."""
+NOT_UTF8 = "not UTF-8"
+"""Why text in another encoding is left out."""
 _HEAD_BYTES = 1 << 16
+_CONTROLS = np.isin(np.arange(256), [*range(8), *range(14, 27), *range(28, 32), 127])
+"""Control characters that text hardly has: not backspace, tab, line ends, form feed and escape."""
+_MOST_CONTROLS = 0.02
+"""Largest share of them in text; in packed bytes it is a tenth."""
 _LINE_BYTES = 1 << 14
 _LINE_HEAD = 200
 """Bytes of a line that say whether it begins a log's record."""
@@ -89,7 +105,7 @@ def read_text(root: Path, document: Document) -> str:
 
 
 def scan(path: Path, limit: int) -> Scan | str:
-    """Reads a file once, in chunks: its kind, size and digest, or why it is left out (`binary`, `empty`, ...).
+    """Reads a file once, in chunks: its kind, size and digest, or why it is left out (`binary`, `not UTF-8`, ...).
 
     Of a file with more than `limit` bytes of text, the lines (or records) that fit are read.
 
@@ -97,12 +113,12 @@ def scan(path: Path, limit: int) -> Scan | str:
         DataError: It is gzipped and broken, or it breaks the rules of its kind.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    digest, size, kind, blank = hashlib.sha256(), 0, "", True
+    digest, size, kind, blank, chunk = hashlib.sha256(), 0, "", True, b""
     try:
         for chunk in read_chunks(path):
             if not kind:
                 kind = _kind(path, chunk[:_HEAD_BYTES])
-                if kind in ("binary", FEATURES):
+                if kind in ("binary", NOT_UTF8, FEATURES):
                     return kind
             decoder.decode(chunk)
             blank = blank and not chunk.strip()
@@ -112,15 +128,30 @@ def scan(path: Path, limit: int) -> Scan | str:
             digest.update(chunk)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
-        return "binary"
+        return NOT_UTF8 if _like_text(chunk) else "binary"
     except OSError:
         return "unreadable"
     return "empty" if blank else Scan(kind, size, digest.hexdigest(), whole=True)
 
 
+def _like_text(content: bytes) -> bool:
+    """Whether bytes that are no UTF-8 may be text in another encoding: no NUL, few control characters."""
+    values = np.frombuffer(content, dtype=np.uint8)
+    return bool(values.all() and _CONTROLS[values].sum() <= _MOST_CONTROLS * len(values))
+
+
+def _is_utf16(head: bytes) -> bool:
+    if not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return False
+    try:
+        return "\0" not in codecs.getincrementaldecoder("utf-16")().decode(head)
+    except UnicodeDecodeError:
+        return False
+
+
 def _kind(path: Path, head: bytes) -> str:
     if b"\0" in head:
-        return "binary"
+        return NOT_UTF8 if _is_utf16(head) else "binary"
     text = head.decode("utf-8", errors="ignore")
     kind = kind_of(path.name, text)
     sign = {"fasta": ">", "fastq": "@"}.get(kind, "")
