@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from openwork.annotate import read_features
 from openwork.errors import DataError
 from openwork.measure import gzip_bits_per_byte
