@@ -224,6 +224,26 @@ def test_places_without_text_are_refused_in_words(tmp_path: Path) -> None:
         read_corpus(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["other", "longer than it was", ""])
+def test_a_file_that_changed_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text("words")
+    (tmp_path / "b.txt").write_text("other words")
+    corpus = read_corpus(tmp_path)
+    (tmp_path / "a.txt").write_text(text)
+    message = rf"a\.txt has changed since it was first read \({len(text)} bytes now, 5 then\), so its tokens are of an"
+    with pytest.raises(DataError, match=message):
+        list(corpus.texts((*corpus.training, *corpus.held_out)))
+
+
+def test_a_conversation_that_changed_is_named(tmp_path: Path) -> None:
+    line = '{"messages": [{"role": "user", "content": "%s"}]}\n'
+    (tmp_path / "chats.jsonl").write_text("".join(line % f"word {number}" for number in range(8)))
+    corpus = read_corpus(tmp_path)
+    (tmp_path / "chats.jsonl").write_text("".join(line % f"wort {number}" for number in range(8)))
+    with pytest.raises(DataError, match=r"chats\.jsonl bytes \d+-\d+ has changed since it was first read"):
+        list(corpus.texts(corpus.training))
+
+
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     corpus = read_corpus(fill(tmp_path, 3))
     (tmp_path / corpus.training[0].path).unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 
@@ -18,10 +19,14 @@ def words(seed: int, count: int) -> str:
     return " ".join("".join(rng.choices("abcdefghij", k=rng.randrange(2, 9))) for _ in range(count))
 
 
+def document(name: str, text: str) -> Document:
+    return Document(name, len(text), hashlib.sha256(text.encode()).hexdigest())
+
+
 def corpus_of(root: Path, training: dict[str, str], held_out: dict[str, str]) -> Corpus:
     for name, text in (training | held_out).items():
         (root / name).write_text(text)
-    parts = [tuple(Document(name, len(text), name) for name, text in part.items()) for part in (training, held_out)]
+    parts = [tuple(document(name, text) for name, text in part.items()) for part in (training, held_out)]
     return Corpus(root=root, training=parts[0], held_out=parts[1])
 
 

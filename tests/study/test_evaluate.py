@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,12 +45,16 @@ def small_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openwork.study.config._FEWEST_CURVE_TOKENS", 4 * SEQ_LEN)
 
 
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def stream_of(*texts: str, root: Path) -> TokenStream:
     """A byte stream over Python files with these texts."""
     tokenizer, documents, ids, firsts = load_tokenizer(None), [], [], []
     for number, text in enumerate(texts):
         (root / f"{number}.py").write_text(text)
-        documents.append(Document(f"{number}.py", len(text), str(number)))
+        documents.append(Document(f"{number}.py", len(text), digest_of(text)))
         firsts.append(sum(map(len, ids)))
         ids.append(np.concatenate([[tokenizer.separator], *tokenizer.encode([text])]).astype(np.int32))
     return TokenStream(np.concatenate(ids), np.array(firsts), tuple(documents))
@@ -230,7 +235,9 @@ def test_names_are_found_whatever_the_tokens(cuts: tuple[str, ...], classes: lis
 
     (tmp_path / "0.py").write_text(text)
     num_tokens = len(Cut().offsets(text))
-    stream = TokenStream(np.zeros(num_tokens + 1, np.int32), np.array([0]), (Document("0.py", len(text), "0"),))
+    stream = TokenStream(
+        np.zeros(num_tokens + 1, np.int32), np.array([0]), (Document("0.py", len(text), digest_of(text)),)
+    )
     uses = UseTokens(stream, tmp_path, Cut(), window=99, stop=num_tokens + 1)
     assert uses.classes(0, num_tokens)[-len(cuts) :].tolist() == classes
 
@@ -248,7 +255,7 @@ def test_the_narrowest_window_divides_uses(tiny: Tiny) -> None:
 def test_text_without_uses_has_none(tiny: Tiny, tmp_path: Path) -> None:
     stream = stream_of("plain text " * 30, root=tmp_path)
     (tmp_path / "0.txt").write_text("plain text " * 30)
-    plain = TokenStream(stream.ids, stream.firsts, (Document("0.txt", 330, "0"),))
+    plain = TokenStream(stream.ids, stream.firsts, (Document("0.txt", 330, digest_of("plain text " * 30)),))
     assert find_uses(tiny(seq_len=32), plain, tmp_path, load_tokenizer(None)) is None
     assert find_uses(tiny(seq_len=32), stream, tmp_path, load_tokenizer(None)) is not None
 

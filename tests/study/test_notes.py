@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def test_files_of_another_kind_carry_nothing(tmp_path: Path) -> None:
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     ids = np.concatenate([np.concatenate(([256], tokenizer.encode([text])[0])) for text in texts.values()])
-    documents = tuple(Document(name, len(text), "") for name, text in texts.items())
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    documents = tuple(Document(name, len(text), digests[name]) for name, text in texts.items())
     stream = TokenStream(ids, np.array([0, len(texts["a.txt"]) + 1]), documents)
     flags = SequenceNotes(stream, tmp_path, tokenizer, {"definition": "flag"}).window(0, len(ids)).flags["definition"]
     assert not flags[: stream.firsts[1] + 1].any()

@@ -264,6 +264,21 @@ def test_an_error_in_a_worker_is_the_studys_own(tiny: Tiny, monkeypatch: pytest.
         run(tiny(isolate=True))
 
 
+def test_data_that_changes_while_a_study_is_at_work_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(4):
+        (texts / f"{number}.txt").write_text(f"text {number}\n" * 50)
+
+    def change(event: dict[str, Any]) -> None:
+        if event["event"] == "run":
+            # as many documents, as many bytes
+            (texts / "2.txt").write_text("next 2\n" * 50)
+
+    with pytest.raises(StudyError, match=r"the files in --data .*texts changed while the study in .*out was at work"):
+        run(tiny(data=texts, isolate=True, steps=1), report=change)
+
+
 def test_options_may_be_given_without_a_configuration(tiny: Tiny) -> None:
     config = tiny()
     options = {name: getattr(config, name) for name in ("data", "out", "tokenizer", "model", "device", "seq_len")}

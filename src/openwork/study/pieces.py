@@ -96,12 +96,19 @@ def read_text(root: Path, document: Document) -> str:
     """
     content = read_range(root / document.path, document.first, document.stop)
     text = content.decode("utf-8", errors="replace")
-    if document.kind != "chat":
-        return text
-    try:
-        return _rendered(text)
-    except (ValueError, AnnotationError) as error:
-        raise DataError(f"{document.name} is no conversation any more ({error}); the file changed.") from None
+    if document.kind == "chat":
+        try:
+            text = _rendered(text)
+        except (ValueError, AnnotationError) as error:
+            raise DataError(f"{document.name} is no conversation any more ({error}); the file changed.") from None
+        content = text.encode("utf-8")
+    if hashlib.sha256(content).hexdigest() != document.digest:
+        size = f"{len(content):,} bytes now, {document.num_bytes:,} then"
+        raise DataError(
+            f"{root / document.name} has changed since it was first read ({size}), so its tokens are of another text; "
+            "change it back, or start anew with --fresh."
+        )
+    return text
 
 
 def scan(path: Path, limit: int) -> Scan | str:

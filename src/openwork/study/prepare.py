@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openwork.annotate import read_features
-from openwork.errors import DataError
+from openwork.errors import DataError, StudyError
 from openwork.measure import gzip_bits_per_byte
 from openwork.runs import write_file
 from openwork.study.config import StudyConfig
@@ -49,9 +49,23 @@ def prepare_data(config: StudyConfig, corpus: Corpus, folder: StudyFolder, repor
     return data
 
 
-def load_data(config: StudyConfig, folder: StudyFolder) -> StudyData:
-    """What `prepare_data` made, read back."""
+def load_data(config: StudyConfig, folder: StudyFolder, *, fingerprint: str | None = None) -> StudyData:
+    """What `prepare_data` made, read back.
+
+    Args:
+        config: The study.
+        folder: Where its tokens are.
+        fingerprint: That of the texts that the tokens were made from; `None` to take them for those.
+
+    Raises:
+        StudyError: The texts are others now, or tokens are missing.
+    """
     corpus = corpus_of(config)
+    if fingerprint is not None and corpus.fingerprint != fingerprint:
+        raise StudyError(
+            f"the files in --data {config.data} changed while the study in {folder.path} was at work, so its tokens "
+            "are of other texts; change them back, or start anew with --fresh."
+        )
     return _load(corpus, _tokenizer(config, folder), folder)
 
 

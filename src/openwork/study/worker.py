@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
         place.directory.mkdir(parents=True, exist_ok=True)
         # a run that was left behind by a killed study may need a moment to notice
         with Lock(place.directory / "lock", holder=f"{place.directory}", patience_s=_PATIENCE_SECONDS):
-            data = load_data(config, folder)
+            data = load_data(config, folder, fingerprint=study["data"]["fingerprint"])
             perform(config, place, data, report=tell, stop=lambda: stopping or os.getppid() != parent)
     except Interrupted:
         return STOPPED
