@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from openwork.cli.main import main
-from openwork.study import StudyConfig, run
+from openwork.study import StudyConfig, StudyResult, run
 from openwork.study.corpus import Corpus, Document, read_corpus
+from openwork.study.folder import StudyFolder
 from openwork.study.notes import require_annotations
+from openwork.study.prepare import load_data
 from openwork.study.proposals import data_in_words, held_out_in_words, proposals
+from openwork.study.report import study_report
+from openwork.study.trainer import StudyData
 
 TURNS = [[{"role": "user", "content": f"{n}^2?"}, {"role": "assistant", "content": f"{n * n}!"}] for n in range(60)]
 CHAT = "".join(json.dumps({"messages": turns}) + "\n" for turns in TURNS)
@@ -153,6 +158,13 @@ def test_proposals_are_trained_where_no_plan_is_given(tmp_path: Path, tiny: Call
     assert [row.name for row in mine.rows] == ["dense", "Causal()"]
 
 
+def _shown(result: StudyResult, data: StudyData, plan: str) -> tuple[int, float]:
+    """Pairs in the report's picture of a plan, and its coverage after the first layer."""
+    found = study_report(result, data).figures
+    pairs = sum(shown["pairs"] for shown in found["pictures"]["plans"] if shown["plan"] == plan)
+    return pairs, found["reach"]["plans"][plan]["coverage"][0]
+
+
 def test_features_are_read_where_they_are_named(
     tmp_path: Path, tiny: Callable[..., StudyConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +177,10 @@ def test_features_are_read_where_they_are_named(
     windows = run(tiny(data=tmp_path / "dna", steps=1, out=tmp_path / "w"), patterns=["Causal() & Window(before=15)"])
     result = run(config, patterns=[pattern])
     assert result.rows[1].density > windows.rows[1].density
+    data = load_data(config, StudyFolder(config.out))
+    blind = replace(data, corpus=replace(data.corpus, features=None))
+    (pairs, coverage), (fewer, less) = (_shown(result, seen, "exons") for seen in (data, blind))
+    assert pairs > fewer and coverage > less
     arguments = ["study", "--data", str(tmp_path / "dna"), "--pattern", pattern, "--out", str(tmp_path / "no")]
     assert main(arguments) == 2
     assert "the plan reads the flag 'exon', which no annotator gives for this data" in capsys.readouterr().err

@@ -52,8 +52,8 @@ class _Excerpt:
         """The facts that the plan reads, of the first `length` tokens."""
         if contender.plan is None or not contender.plan.needs:
             return None
-        data, plan = self.data, contender.plan
-        found = SequenceNotes(data.held_out, data.corpus.root, data.tokenizer, plan.needs, plan.annotator)
+        data, plan, corpus = self.data, contender.plan, self.data.corpus
+        found = SequenceNotes(data.held_out, corpus.root, data.tokenizer, plan.needs, plan.annotator, corpus.features)
         first = int(data.held_out.firsts[self.number]) + 1
         return found.window(first, first + length)
 
