@@ -254,14 +254,33 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(
         return loss * math.nan if next(calls) == 3 else loss
 
     monkeypatch.setattr(Trainer, "_loss", poisoned)
-    message = (
-        r"the loss became nan at step 3 of plan 'window' \(seed 0\). Start anew with --fresh and a lower --lr \(now"
-    )
+    message = r"the loss became nan at step 3 of plan 'window' \(seed 0\). Start anew with --freshower --lr \(now"
     with pytest.raises(StudyError, match=message):
         train(config, WINDOW, data, tmp_path / "run")
     saved = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
     assert saved is not None and saved[0].step == 3
     assert all(tensor.isfinite().all() for tensor in saved[1]["model"].values())
+
+
+@pytest.mark.parametrize(("eval_every", "step"), [(2, 2), (0, 6)], ids=["on the way", "at the end"])
+def test_a_held_out_loss_that_is_no_number_ends_the_run_in_words(
+    eval_every: int, step: int, tiny: Tiny, data: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Trainer._loss
+
+    def poisoned(self: Trainer, *arguments: Any) -> torch.Tensor:
+        loss = real(self, *arguments)
+        return loss if self.model.training else loss + math.inf
+
+    monkeypatch.setattr(Trainer, "_loss", poisoned)
+    message = (
+        rf"the held-out loss became inf at step {step} of plan 'window' \(seed 0\). Start anew with --fresh and a l"
+    )
+    with pytest.raises(StudyError, match=message):
+        train(tiny(eval_every=eval_every, checkpoint_seconds=0.0), WINDOW, data, tmp_path / "run")
+    saved = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert saved is not None and saved[0].step == step
+    assert not saved[0].tally and not saved[0].evaluated and not saved[0].final
 
 
 @pytest.mark.parametrize(

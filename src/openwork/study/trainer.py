@@ -94,7 +94,8 @@ class Trainer:
         """Trains to the end and measures held-out quality; goes on from the last checkpoint where there is one.
 
         Raises:
-            StudyError: The loss is no longer finite, memory is short, or a checkpoint cannot be written.
+            StudyError: A loss, of training or of held-out text, is no longer finite, memory is short, or a checkpoint
+                cannot be written.
             Interrupted: `stop` said so.
         """
         loaded = load_checkpoint(self._checkpoint)
@@ -233,11 +234,7 @@ class Trainer:
             value += float(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         for what, number in (("loss", value), ("gradient norm", float(norm))):
-            if not math.isfinite(number):
-                raise StudyError(
-                    f"the {what} became {number} at step {state.step} of plan {self.contender.name!r} (seed "
-                    f"{self.seed}). Start anew with --fresh and {self._lower_rates}, or a longer warm-up."
-                )
+            self._require_finite(what, number)
         self._optimizer.step()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
@@ -253,6 +250,13 @@ class Trainer:
         everywhere = [layout for _, layouts in parts for layout in layouts]
         state.density.append(fmean(layout.density for layout in everywhere))
         state.block_density.append(fmean(layout.block_density for layout in everywhere))
+
+    def _require_finite(self, what: str, number: float) -> None:
+        if not math.isfinite(number):
+            raise StudyError(
+                f"the {what} became {number} at step {self.state.step} of plan {self.contender.name!r} (seed "
+                f"{self.seed}). Start anew with --fresh and {self._lower_rates}, or a longer warm-up."
+            )
 
     @property
     def _lower_rates(self) -> str:
@@ -288,6 +292,7 @@ class Trainer:
             )
 
     def _after_batch(self, done: int, total: int) -> None:
+        self._require_finite("held-out loss", self.state.tally["nats"])
         self._tell("evaluate", done=done, total=total)
         self._pause()
 
