@@ -180,6 +180,19 @@ def test_seeds_are_a_band_from_the_lowest_to_the_highest(studied: Any) -> None:
     assert line.markers[-1] == pytest.approx((SEQ_LEN * 6, np.mean(ends), min(ends), max(ends)))
 
 
+def test_the_ends_of_seeds_with_more_and_fewer_measurements_stand_together(studied: Any) -> None:
+    result, _ = studied
+    first, second = result.of("window")
+    fewer = replace(second, held_out_curve=(second.held_out_curve[0], second.held_out_curve[-1]))
+    records = tuple(fewer if record is second else record for record in result.records)
+    line = plan_line(replace(result, records=records), "window", tokens_of, 1, 0)
+    assert len(first.held_out_curve) == 3
+    for marker, number in zip(line.markers, (0, -1), strict=True):
+        heights = [record.held_out_curve[number][2] for record in (first, second)]
+        x = SEQ_LEN * first.held_out_curve[number][0]
+        assert marker == pytest.approx((x, np.mean(heights), min(heights), max(heights)))
+
+
 def test_what_schedules_decided_is_on_the_time_line_and_in_a_table(studied: Any) -> None:
     curves = section(*studied, "Curves")
     over_time, over_tokens = figures(curves)

@@ -105,9 +105,11 @@ def plan_line(result: StudyResult, name: str, places: Places, style: int, held_o
     mean, low, high = heights.mean(axis=0), heights.min(axis=0), heights.max(axis=0)
     band = tuple(zip(x_axis.tolist(), low.tolist(), high.tolist(), strict=True)) if len(records) > 1 else ()
     per_step = records[0].tokens_per_step
-    # the n-th measurement of each seed together
+    # the n-th measurement of each seed together, and the last ones, which seeds may reach after more or fewer
+    on_the_way = zip(*(record.held_out_curve[:-1] for record in records), strict=False)
+    at_the_end = zip(*(record.held_out_curve[-1:] for record in records), strict=False)
     markers = []
-    for points in zip(*(record.held_out_curve for record in records), strict=False):
+    for points in (*on_the_way, *at_the_end):
         heights_here = [bpb for _, _, bpb in points]
         x = np.mean([(step * per_step, seconds)[held_out_x] for step, seconds, _ in points])
         markers.append((float(x), float(np.mean(heights_here)), min(heights_here), max(heights_here)))
