@@ -22,7 +22,7 @@ from openwork.plan import Plan
 from openwork.study import Contender, StudyConfig, StudyResult, contender_from_text, run
 from openwork.study.corpus import read_corpus
 from openwork.study.folder import StudyFolder
-from openwork.study.model import make_model, model_facts
+from openwork.study.model import StudyModel, make_model, model_facts
 from openwork.study.model_source import model_source
 from openwork.study.prepare import prepare_data
 from openwork.study.report.reach import model_reach
@@ -136,6 +136,16 @@ def test_quality_is_measured_without_dropout(mine: Path, tiny: Tiny, data: Study
     trainer._loss = watched  # type: ignore[method-assign]
     trainer.run()
     assert set(modes) == {(True, True), (False, False)}
+
+
+def test_a_part_that_is_kept_without_dropout_stays_so_after_an_evaluation() -> None:
+    module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout()))
+    module[1].eval()
+    module[1][1].train()
+    model, before = StudyModel(module), [part.training for part in module.modules()]
+    with model.evaluating():
+        assert not any(part.training for part in module.modules())
+    assert [part.training for part in module.modules()] == before == [True, True, False, False, True]
 
 
 def test_a_study_of_the_users_model_has_all_that_a_study_has(mine: Path, tiny: Tiny, tmp_path: Path) -> None:

@@ -74,13 +74,16 @@ class StudyModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The model as it is judged: without dropout."""
-        before = self.module.training
+        """The model as it is judged: without dropout; afterwards each module is in the mode that it was in."""
+        before = [(part, part.training) for part in self.module.modules()]
         self.module.eval()
         try:
             yield
         finally:
-            self.module.train(before)
+            # a model's own `train` may do more than set the mode, and sets that of parts which were kept in another
+            self.module.train(before[0][1])
+            for part, training in before:
+                part.training = training
 
 
 def make_model(config: StudyConfig, vocab_size: int) -> StudyModel:
