@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from openwork.cli.main import main
 from openwork.errors import AnnotationError, DataError, StudyError
 from openwork.patterns import Causal, Window
 from openwork.runs import Lock
 from openwork.study import Contender, StudyConfig, StudyResult, conduct, contender_from_text, run
+from openwork.study.history import require_done
 from openwork.study.trainer import Interrupted, Trainer
 
 WINDOW = contender_from_text("window: Causal() & Window(before=7)")
@@ -277,6 +280,36 @@ def test_data_that_changes_while_a_study_is_at_work_is_refused(tiny: Tiny, tmp_p
 
     with pytest.raises(StudyError, match=r"the files in --data .*texts changed while the study in .*out was at work"):
         run(tiny(data=texts, isolate=True, steps=1), report=change)
+
+
+def test_a_study_is_shown_and_compared_without_its_mask_file(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = tmp_path / "mask.npy"
+    np.save(mask, np.eye(96, dtype=bool))
+    digest = hashlib.sha256(mask.read_bytes()).hexdigest()
+    config = tiny(contenders=(Contender(name="own token", mask=mask),), steps=1)
+    assert run(config).config.contenders[0].mask_sha256 == digest
+    np.save(mask, np.tri(96, dtype=bool))
+    with pytest.raises(StudyError, match="another plan, mask or schedule under the same name"):
+        run(config)
+    for change in (lambda: None, mask.unlink):
+        change()
+        assert require_done(config.out).result.to_dict()["config"]["contenders"][0]["mask_sha256"] == digest
+        assert main(["runs", "show", str(config.out)]) == 0
+        assert f"plan own token: {mask}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_mask_that_changes_while_a_study_is_at_work_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    mask = tmp_path / "mask.npy"
+    np.save(mask, np.eye(96, dtype=bool))
+
+    def change(event: dict[str, Any]) -> None:
+        if event["event"] == "run":
+            np.save(mask, np.tri(96, dtype=bool))
+
+    with pytest.raises(StudyError, match="another plan, mask or schedule under the same name"):
+        run(tiny(contenders=(Contender(name="own token", mask=mask),), steps=1, isolate=True), report=change)
 
 
 def test_options_may_be_given_without_a_configuration(tiny: Tiny) -> None:

@@ -21,14 +21,13 @@ from openwork.errors import OpenworkError, StudyError
 from openwork.patterns import Pattern
 from openwork.plan import Plan
 from openwork.runs import read_json, write_json
-from openwork.study.config import StudyConfig, with_contenders
+from openwork.study.config import StudyConfig, with_contenders, with_digests
 from openwork.study.contender import Contender
 from openwork.study.corpus import Corpus
 from openwork.study.environment import environment, resolve_device
 from openwork.study.folder import RunPlace, StudyFolder
 from openwork.study.masks import load_mask, read_mask
 from openwork.study.model import model_facts
-from openwork.study.model_source import model_source
 from openwork.study.prepare import corpus_of, data_facts, measure_held_out, prepare_data, require_facts
 from openwork.study.proposals import data_in_words, proposals
 from openwork.study.record import RunRecord
@@ -85,8 +84,7 @@ def run(
     config = StudyConfig(**options) if config is None else replace(config, **options)
     config = with_contenders(config, patterns)
     device = resolve_device(config.device)
-    source = model_source(config.model)
-    config = replace(config, model_sha256=None if source is None else source.digest())
+    config = with_digests(config)
     expected, model = _check_inputs(config, device)
     corpus = corpus_of(config)
     proposed = proposals(corpus, config.seq_len) if propose and not config.contenders else ()

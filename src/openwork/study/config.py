@@ -10,7 +10,7 @@ from typing import Any
 from openwork.errors import StudyError
 from openwork.patterns import Causal, Pattern, parse_pattern
 from openwork.plan import Plan
-from openwork.study.contender import Contender, contender_from_text
+from openwork.study.contender import Contender, contender_from_text, with_digest
 from openwork.study.model_source import model_source
 from openwork.study.shapes import MODEL_SHAPES, ModelShape
 from openwork.train import DenseThenSparse, Schedule
@@ -25,6 +25,7 @@ __all__ = [
     "StudyConfig",
     "contender_from_text",
     "with_contenders",
+    "with_digests",
 ]
 
 DENSE = "dense"
@@ -298,6 +299,20 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     raise StudyError(
         f"{new['out']} holds a study with other options: {'; '.join(details)}. Repeat it as it was, start anew with "
         "--fresh, or name another --out."
+    )
+
+
+def with_digests(config: StudyConfig) -> StudyConfig:
+    """The configuration with the digests that the user's own files have now: model and masks.
+
+    Raises:
+        StudyError: The file of the model cannot be read.
+    """
+    source = model_source(config.model)
+    return replace(
+        config,
+        contenders=tuple(map(with_digest, config.contenders)),
+        model_sha256=None if source is None else source.digest(),
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from openwork.patterns import And, Causal, Pattern, PerHead, parse_pattern
 from openwork.plan import Plan, read_plan
 from openwork.train import DenseThenSparse, Schedule, parse_schedule
 
-__all__ = ["Contender", "contender_from_text", "made_causal", "read_plan", "with_schedules"]
+__all__ = ["Contender", "contender_from_text", "made_causal", "read_plan", "with_digest", "with_schedules"]
 
 _NAMED = re.compile(r"(\w[\w +.-]*):\s+(.+)", re.DOTALL)
 """A name before a pattern text; the space after the colon tells it from an import path."""
@@ -31,6 +31,8 @@ class Contender:
     """What every layer uses; `None` where `mask` says it."""
     mask: Path | None = None
     """A boolean mask [seq_len, seq_len], or with heads before it, in a `.npy` or `.pt` file; True = attend."""
+    mask_sha256: str | None = field(default=None, compare=False)
+    """Digest of the mask's file; the study fills it in."""
     schedule: Schedule | None = None
     """From optimizer step to plan, on the way to this one; `None` where the plan is used from the first step."""
 
@@ -64,7 +66,8 @@ class Contender:
         if self.plan is not None:
             return {"name": self.name, "plan": json.loads(self.plan.to_json()), **scheduled}
         assert self.mask is not None
-        return {"name": self.name, "mask": str(self.mask), "mask_sha256": _file_digest(self.mask), **scheduled}
+        digest = self.mask_sha256 or _mask_digest(self.mask)
+        return {"name": self.name, "mask": str(self.mask), "mask_sha256": digest, **scheduled}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Contender:
@@ -72,7 +75,23 @@ class Contender:
         schedule = parse_schedule(content["schedule"]) if "schedule" in content else None
         if "plan" in content:
             return cls(name=content["name"], plan=Plan.from_json(json.dumps(content["plan"])), schedule=schedule)
-        return cls(name=content["name"], mask=Path(content["mask"]), schedule=schedule)
+        digest = content.get("mask_sha256")
+        return cls(name=content["name"], mask=Path(content["mask"]), mask_sha256=digest, schedule=schedule)
+
+
+def with_digest(contender: Contender) -> Contender:
+    """The contender with the digest that its mask file has now, if it can be read."""
+    if contender.mask is None:
+        return contender
+    return replace(contender, mask_sha256=file_digest(contender.mask))
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a file's bytes; `None` where it cannot be read, for whoever reads it has the words for that."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def contender_from_text(text: str) -> Contender:
@@ -119,7 +138,7 @@ def made_causal(pattern: Pattern) -> Pattern:
     return pattern if any(isinstance(part, Causal) for part in parts) else Causal() & pattern
 
 
-def _file_digest(path: Path) -> str:
+def _mask_digest(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

@@ -19,7 +19,7 @@ import torch
 
 from openwork.errors import OpenworkError
 from openwork.runs import Lock, read_json, write_json
-from openwork.study.config import StudyConfig
+from openwork.study.config import StudyConfig, refuse_changes, with_digests
 from openwork.study.folder import RunPlace, StudyFolder
 from openwork.study.prepare import load_data, measure_held_out
 from openwork.study.record import RunRecord
@@ -68,7 +68,9 @@ def main(arguments: list[str]) -> int:
 
     try:
         study = read_json(folder.study)
-        config = replace(StudyConfig.from_dict(study["config"]), device=study["device"])
+        config = StudyConfig.from_dict(study["config"])
+        refuse_changes(study["config"], with_digests(config).to_dict())
+        config = replace(config, device=study["device"])
         place = folder.places(config)[int(arguments[1])]
         torch.set_num_threads(study["threads"])
         place.directory.mkdir(parents=True, exist_ok=True)
