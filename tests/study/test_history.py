@@ -214,6 +214,50 @@ def test_the_only_plan_that_is_left_on_both_sides_is_set_side_by_side(
     ]
 
 
+def test_plans_are_told_apart_by_their_schedules(done: Path, changed: Callable[[Change], Path]) -> None:
+    dense_first = "DenseThenSparse(steps=2)"
+
+    def scheduled(content: dict[str, Any]) -> None:
+        content["config"]["contenders"][0]["schedule"] = dense_first
+
+    def both(content: dict[str, Any]) -> None:
+        (window,) = content["config"]["contenders"]
+        # before the one without a schedule: the same pattern comes first
+        content["config"]["contenders"] = [{**window, "name": "dense first", "schedule": dense_first}, window]
+        runs = [record for record in content["runs"] if record["name"] == "window"]
+        content["runs"] += [{**record, "name": "dense first"} for record in runs]
+
+    def renamed(content: dict[str, Any]) -> None:
+        content["config"]["contenders"][0]["name"] = "local"
+        for record in content["runs"]:
+            record["name"] = record["name"].replace("window", "local")
+
+    found = compare_studies(require_done(done), require_done(changed(scheduled)))
+    assert [outcome.same_plan for outcome in found.outcomes] == [True, False]
+    pattern = "Causal() & Window(before=7, after=0)"
+    (difference,) = found.differences
+    assert (difference.what, difference.first) == ("plan window", pattern)
+    assert difference.second == f"{pattern}, by {dense_first}"
+    found = compare_studies(require_done(changed(renamed)), require_done(changed(both)))
+    assert [(o.first, o.second, o.same_plan) for o in found.outcomes[1:]] == [("local", "window", True)]
+    assert found.only_second == ("dense first",)
+
+
+def test_masks_are_told_apart_by_their_content(done: Path, changed: Callable[[Change], Path]) -> None:
+    def masked(path: str, digest: str) -> Path:
+        entry = {"name": "window", "mask": path, "mask_sha256": digest * 64}
+        return changed(lambda content: content["config"].update(contenders=[entry]))
+
+    first = masked("gone/mask.npy", "1")
+    found = compare_studies(require_done(first), require_done(masked("gone/mask.npy", "2")))
+    assert [outcome.same_plan for outcome in found.outcomes] == [True, False]
+    assert [(d.what, d.first, d.second) for d in found.differences] == [
+        ("plan window", f"gone/mask.npy (SHA-256 {'1' * 12})", f"gone/mask.npy (SHA-256 {'2' * 12})")
+    ]
+    found = compare_studies(require_done(first), require_done(masked("moved/mask.npy", "1")))
+    assert found.outcomes[1].same_plan and not found.differences
+
+
 def test_options_from_before_they_existed_are_called_not_recorded(
     done: Path, changed: Callable[[Change], Path]
 ) -> None:

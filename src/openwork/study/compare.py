@@ -169,6 +169,7 @@ def _grounds(
 def _matched(a: StudyResult, b: StudyResult) -> tuple[list[tuple[Row, Row]], tuple[str, ...], tuple[str, ...]]:
     """Rows of the same plan, by what it is and then by name; and what is left of both."""
     left, right = list(a.rows), list(b.rows)
+    of_a, of_b = _plans(a), _plans(b)
     pairs: list[tuple[Row, Row]] = []
 
     def pair(alike: Callable[[Row, Row], bool]) -> None:
@@ -179,14 +180,30 @@ def _matched(a: StudyResult, b: StudyResult) -> tuple[list[tuple[Row, Row]], tup
                 left.remove(one)
                 right.remove(other)
 
-    pair(lambda one, other: (one.name, one.pattern) == (other.name, other.pattern))
-    pair(lambda one, other: one.pattern == other.pattern)
+    pair(lambda one, other: one.name == other.name and of_a[one.name] == of_b[other.name])
+    pair(lambda one, other: of_a[one.name] == of_b[other.name])
     pair(lambda one, other: one.name == other.name)
     if sum(row.name != CONTROL for row in left) == sum(row.name != CONTROL for row in right) == 1:
         pair(lambda one, other: CONTROL not in (one.name, other.name))
     order = {row.name: number for number, row in enumerate(a.rows)}
     pairs.sort(key=lambda rows: order[rows[0].name])
     return pairs, tuple(row.name for row in left), tuple(row.name for row in right)
+
+
+def _plans(result: StudyResult) -> dict[str, dict[str, Any]]:
+    """What each plan is, by its name: plan or mask content, and the schedule that leads to it."""
+    entries = [contender.to_dict() for contender in result.config.everyone]
+    # a mask is what its file holds, wherever that lies
+    return {entry["name"]: {key: entry[key] for key in entry.keys() - {"name", "mask"}} for entry in entries}
+
+
+def _plan_texts(result: StudyResult) -> dict[str, str]:
+    texts = {}
+    for row in result.rows:
+        plan = _plans(result)[row.name]
+        content = f" (SHA-256 {plan['mask_sha256'][:12]})" if "mask_sha256" in plan else ""
+        texts[row.name] = row.pattern + content + (f", by {plan['schedule']}" if "schedule" in plan else "")
+    return texts
 
 
 def _outcome(a: StudyResult, b: StudyResult, one: Row, other: Row, grounds: _Grounds) -> Outcome:
@@ -204,7 +221,7 @@ def _outcome(a: StudyResult, b: StudyResult, one: Row, other: Row, grounds: _Gro
     return Outcome(
         first=one.name,
         second=other.name,
-        same_plan=one.pattern == other.pattern,
+        same_plan=_plans(a)[one.name] == _plans(b)[other.name],
         bits_per_byte=(one.bits_per_byte, other.bits_per_byte) if grounds.text else None,
         interval=interval,
         paired=interval is not None and paired,
@@ -227,11 +244,10 @@ def _differences(
         old, new = first.get(name, _NOT_RECORDED), second.get(name, _NOT_RECORDED)
         if old != new:
             found.append(Difference(name.replace("_", " "), _text(old), _text(new)))
-    plans = [{row.name: row.pattern for row in result.rows} for result in (a, b)]
+    plans, texts = (_plans(a), _plans(b)), (_plan_texts(a), _plan_texts(b))
     for name in dict.fromkeys((*plans[0], *plans[1])):
-        old, new = (side.get(name, "not in it") for side in plans)
-        if old != new:
-            found.append(Difference(f"plan {name}", old, new))
+        if plans[0].get(name) != plans[1].get(name):
+            found.append(Difference(f"plan {name}", *(side.get(name, "not in it") for side in texts)))
     for what, key in (("data fingerprint", "fingerprint"), ("training bytes", "training_bytes")):
         old, new = a.data.get(key, _NOT_RECORDED), b.data.get(key, _NOT_RECORDED)
         if old != new:
