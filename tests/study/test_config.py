@@ -13,7 +13,7 @@ from openwork.errors import DataError, OpenworkError, PlanError, StudyError
 from openwork.patterns import Causal, PerHead, Window
 from openwork.plan import Plan
 from openwork.study import Contender, StudyConfig, contender_from_text, read_plan, with_contenders
-from openwork.study.config import refuse_changes
+from openwork.study.config import refuse_changes, with_digests
 from openwork.study.contender import made_causal
 from openwork.study.recipes import live_study
 from openwork.study.schedule import rate_share
@@ -126,6 +126,22 @@ def test_changed_options_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"--pattern, --plan or --mask \(was window, now \)"):
         refuse_changes(config.to_dict(), replace(config, contenders=()).to_dict())
     refuse_changes(config.to_dict(), replace(config, checkpoint_seconds=1.0, isolate=False).to_dict())
+
+
+@pytest.mark.parametrize(("name", "file"), [("tokenizer", "t.json"), ("features", "a.bed")])
+def test_a_file_that_was_rewritten_counts_as_changed(tmp_path: Path, name: str, file: str) -> None:
+    (tmp_path / file).write_text("one")
+    config = StudyConfig(data=tmp_path, **{name: str(tmp_path / file)})
+    before = with_digests(config).to_dict()
+    refuse_changes(before, with_digests(config).to_dict())
+    (tmp_path / file).write_text("two")
+    with pytest.raises(
+        StudyError, match=rf"options: --{name} \(the file of .*{file} has changed\). Repeat it as it was"
+    ):
+        refuse_changes(before, with_digests(config).to_dict())
+    # a record from before there were digests says nothing of the file
+    refuse_changes(config.to_dict(), with_digests(config).to_dict())
+    assert StudyConfig.from_dict(before).to_dict() == before
 
 
 def test_a_mask_that_was_rewritten_counts_as_changed(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from openwork.cli.main import main
+from openwork.errors import StudyError
 from openwork.study import StudyConfig, StudyResult, run
 from openwork.study.corpus import Corpus, Document, read_corpus
 from openwork.study.folder import StudyFolder
@@ -184,6 +185,10 @@ def test_features_are_read_where_they_are_named(
     arguments = ["study", "--data", str(tmp_path / "dna"), "--pattern", pattern, "--out", str(tmp_path / "no")]
     assert main(arguments) == 2
     assert "the plan reads the flag 'exon', which no annotator gives for this data" in capsys.readouterr().err
+    (tmp_path / "a.gff3").write_text("".join(rows).replace("\t40\t", "\t41\t"))
+    message = r"holds a study with other options: --features \(the file of .*a.gff3 has changed\). Repeat it as it was"
+    with pytest.raises(StudyError, match=message):
+        run(config, patterns=[pattern])
     (tmp_path / "a.gff3").write_text("".join(rows).replace("c", "chr"))
     assert main([*arguments, "--features", str(tmp_path / "a.gff3")]) == 2
     assert "no id is in both" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import Any
 from openwork.errors import StudyError
 from openwork.patterns import Causal, Pattern, parse_pattern
 from openwork.plan import Plan
-from openwork.study.contender import Contender, contender_from_text, with_digest
+from openwork.study.contender import Contender, contender_from_text, file_digest, with_digest
 from openwork.study.model_source import model_source
 from openwork.study.shapes import MODEL_SHAPES, ModelShape
 from openwork.train import DenseThenSparse, Schedule
@@ -97,6 +97,10 @@ class StudyConfig:
     called with the number of token ids and returns a model of the user's own."""
     model_sha256: str | None = None
     """Digest of the file that the user's own model is in; the study fills it in."""
+    tokenizer_sha256: str | None = None
+    """Digest of the tokenizer's file, where `tokenizer` names one; the study fills it in."""
+    features_sha256: str | None = None
+    """Digest of the file of `features`; the study fills it in."""
     warmup_steps: int = 20
     """Optimizer steps in which the rate rises to `lr`."""
     weight_decay: float = 0.1
@@ -233,9 +237,10 @@ class StudyConfig:
             content["tokenizer"] = str(path.absolute())
         if (source := model_source(self.model)) is not None:
             content["model"] = source.absolute
-        if self.model_sha256 is None:
-            # records from before there was one say the same
-            del content["model_sha256"]
+        for name in _DIGESTS:
+            if content[name] is None:
+                # records from before there was one say the same
+                del content[name]
         return content
 
     @classmethod
@@ -271,6 +276,8 @@ _ONE_OF = {
 }
 _FREE = {"checkpoint_seconds", "isolate", "out", "watts", "gco2_per_kwh", "pue", "memory_gb"}
 """Fields that change nothing in the losses, so that a resumed study may change them."""
+_DIGESTS = {"model_sha256": "model", "tokenizer_sha256": "tokenizer", "features_sha256": "features"}
+"""Digests of files, and the fields that name these; a record from before there was one does not know it."""
 
 
 def option(name: str) -> str:
@@ -280,7 +287,8 @@ def option(name: str) -> str:
 
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raises a `StudyError` that names the options in which two `StudyConfig.to_dict()` differ, if they do."""
-    changed = [name for name in new if name not in _FREE and old.get(name) != new[name]]
+    unknown = _DIGESTS.keys() - old.keys()
+    changed = [name for name in new if name not in _FREE | unknown and old.get(name) != new[name]]
     if not changed:
         return
     details = []
@@ -289,9 +297,10 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
             ", ".join(plan["name"] for plan in side[name]) if name == "contenders" and name in side else side.get(name)
             for side in (old, new)
         )
-        if name == "model_sha256":
-            if "model" not in changed:
-                details.append(f"--model (the file of {new['model']} has changed)")
+        if name in _DIGESTS:
+            named = _DIGESTS[name]
+            if named not in changed:
+                details.append(f"{option(named)} (the file of {new[named]} has changed)")
         elif before == after:
             details.append(f"{option(name)} (another plan, mask or schedule under the same name)")
         else:
@@ -303,7 +312,7 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
 
 
 def with_digests(config: StudyConfig) -> StudyConfig:
-    """The configuration with the digests that the user's own files have now: model and masks.
+    """The configuration with the digests that the user's own files have now: model, tokenizer, features and masks.
 
     Raises:
         StudyError: The file of the model cannot be read.
@@ -313,6 +322,8 @@ def with_digests(config: StudyConfig) -> StudyConfig:
         config,
         contenders=tuple(map(with_digest, config.contenders)),
         model_sha256=None if source is None else source.digest(),
+        tokenizer_sha256=file_digest(path) if (path := Path(config.tokenizer)).suffix == ".json" else None,
+        features_sha256=None if config.features is None else file_digest(config.features),
     )
 
 

@@ -15,7 +15,15 @@ from openwork.patterns import And, Causal, Pattern, PerHead, parse_pattern
 from openwork.plan import Plan, read_plan
 from openwork.train import DenseThenSparse, Schedule, parse_schedule
 
-__all__ = ["Contender", "contender_from_text", "made_causal", "read_plan", "with_digest", "with_schedules"]
+__all__ = [
+    "Contender",
+    "contender_from_text",
+    "file_digest",
+    "made_causal",
+    "read_plan",
+    "with_digest",
+    "with_schedules",
+]
 
 _NAMED = re.compile(r"(\w[\w +.-]*):\s+(.+)", re.DOTALL)
 """A name before a pattern text; the space after the colon tells it from an import path."""
