@@ -254,7 +254,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(
         return loss * math.nan if next(calls) == 3 else loss
 
     monkeypatch.setattr(Trainer, "_loss", poisoned)
-    message = r"the loss became nan at step 3 of plan 'window' \(seed 0\). Start anew with --freshower --lr \(now"
+    message = (
+        r"the loss became nan at step 3 of plan 'window' \(seed 0\). Start anew with --fresh and a lower --lr \(now"
+    )
     with pytest.raises(StudyError, match=message):
         train(config, WINDOW, data, tmp_path / "run")
     saved = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
