@@ -19,6 +19,7 @@ import torch
 import openwork
 from openwork.errors import StudyError
 from openwork.nn import set_plan
+from openwork.ops.backends.sdpa import SdpaBackend
 from openwork.patterns import Causal, Window
 from openwork.plan import Plan
 from openwork.runs import write_file
@@ -126,6 +127,18 @@ def test_time_that_was_spent_counts(
     assert saved is not None and saved[0].step == 3 and saved[0].spent_s == pytest.approx(3 * per_step)
     broken = train(config, WINDOW, data, tmp_path / "broken")
     assert (broken.step, broken.spent_s, broken.losses) == (whole.step, whole.spent_s, whole.losses)
+
+
+def test_dense_attention_trains_where_flash_attention_does_not_run(
+    tiny: Tiny, data: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(steps=3)
+    flash = train(config, config.everyone[0], data, tmp_path / "flash")
+    # as on an accelerator in float32
+    monkeypatch.setattr(SdpaBackend, "refusal_reasons", lambda self, call: ["not here"])
+    other = train(config, config.everyone[0], data, tmp_path / "other")
+    assert (flash.backend, other.backend) == ("sdpa", "gather")
+    np.testing.assert_allclose(other.losses, flash.losses, rtol=1e-4)
 
 
 def test_full_density_trains_like_dense_attention(tiny: Tiny, data: StudyData, tmp_path: Path) -> None:

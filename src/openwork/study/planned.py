@@ -65,7 +65,8 @@ class PlanOfRun:
             self._plan, self.is_mask = plan, plan == _MASKED
             self.is_dense = self._contender.name == DENSE or (plan == DENSE_PLAN and self._target != DENSE_PLAN)
             self._model.set_plan(DENSE_PLAN if self.is_mask else plan)
-            self._model.set_backend("sdpa" if self.is_dense else "auto")
+            # for dense attention that is torch's flash attention, wherever it runs
+            self._model.set_backend("auto")
         return reason
 
     def _note(self, state: RunState, plan: Plan, reason: str) -> str | None:

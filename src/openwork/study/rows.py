@@ -145,7 +145,7 @@ def make_row(result: StudyResult, name: str) -> Row:
         else repr(contender.plan.default)
         if contender.plan == type(contender.plan)(default=contender.plan.default)
         else repr(contender.plan),
-        backend="sdpa: torch's scaled_dot_product_attention, causal" if name == DENSE else records[0].backend,
+        backend=_dense_backend(records[0].backend) if name == DENSE else records[0].backend,
         bits_per_byte=fmean(qualities),
         bits_per_byte_seeds=qualities,
         perplexity=fmean(record.perplexity(held_out) for record in records),
@@ -288,3 +288,10 @@ def _mean_after(series: Sequence[Sequence[float]], first: int) -> float:
 def _median(samples: Sequence[float]) -> float:
     found = spread(samples)
     return found.median if found else 0.0
+
+
+def _dense_backend(ran: str) -> str:
+    """What computed dense attention, in words; earlier records do not name it, for it was always the same."""
+    if ran in ("", "sdpa"):
+        return "sdpa: torch's scaled_dot_product_attention, causal"
+    return f"{ran}: torch's flash attention does not run on this device in this dtype, so dense is not at its fastest"

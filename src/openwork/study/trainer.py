@@ -20,7 +20,7 @@ from openwork.layout import BlockLayout
 from openwork.measure import PeakMemory, training_bytes
 from openwork.ops import explain
 from openwork.study.batches import Batch, Batches
-from openwork.study.config import StudyConfig
+from openwork.study.config import DENSE, StudyConfig
 from openwork.study.contender import Contender
 from openwork.study.corpus import Corpus
 from openwork.study.environment import code_version
@@ -239,7 +239,7 @@ class Trainer:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         ended = time.perf_counter()
-        if not self._planned.is_dense and not state.backend:
+        if not state.backend and self._planned.is_dense == (self.contender.name == DENSE):
             state.backend = self._backend_of(parts[0][1][0])
         state.step += 1
         state.spent_s += ended - started
