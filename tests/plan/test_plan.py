@@ -18,6 +18,9 @@ PLANS = [
     Plan(default=LOCAL, layers={2: BROAD, 0: PerHead(LOCAL, Causal())}),
     Plan.by_depth({0.0: LOCAL, 0.5: BROAD, 0.67: Causal()}, layers={1: Causal()}),
     Plan(default=Causal() & (Keys("definition") | Linked("use")), annotator="python"),
+    Plan(default=LOCAL, decode=Causal()),
+    Plan(default=LOCAL, encoder=Window(before=3, after=3), decoder=Plan(default=LOCAL, layers={1: BROAD})),
+    Plan.by_depth({0.0: LOCAL, 0.5: BROAD}, annotator="python", decode=Plan.by_depth({0.0: BROAD, 0.5: Causal()})),
 ]
 
 
@@ -59,6 +62,29 @@ def test_map_changes_every_pattern() -> None:
     assert plan == Plan(
         default=LOCAL & Causal(), layers={0: BROAD & Causal()}, depths=((0.5, BROAD & Causal()),), annotator="python"
     )
+
+
+def test_a_part_is_the_named_one_or_what_the_rest_says() -> None:
+    whole = Plan(default=LOCAL, layers={1: BROAD}, annotator="python")
+    assert [whole.part(name) for name in ("encoder", "decoder", "decode")] == [whole] * 3
+    plan = Plan(default=LOCAL, layers={1: BROAD}, annotator="python", encoder=Window(before=3, after=3))
+    assert plan.part("encoder") == Plan(default=Window(before=3, after=3), annotator="python")
+    assert plan.part("decoder") == plan.part("decode") == whole
+    assert Plan(default=LOCAL, decoder=BROAD).part("decode") == Plan(default=BROAD)
+    assert Plan(default=LOCAL, decoder=BROAD, decode=Causal()).part("decode") == Plan(default=Causal())
+    assert Plan(default=LOCAL, decoder=BROAD, decode=Causal()).part("decoder") == Plan(default=BROAD)
+    assert Plan(default=LOCAL, decode=Causal()).for_layer(0, 4) == LOCAL
+
+
+def test_patterns_needs_and_map_reach_the_parts() -> None:
+    plan = Plan(default=LOCAL, encoder=Keys("heading"), decode=Plan(default=Causal(), layers={1: Linked("use")}))
+    assert plan.patterns == (LOCAL, Keys("heading"), Causal(), Linked("use"))
+    assert dict(plan.needs) == {"heading": "flag", "use": "links"}
+    assert plan.map(lambda pattern: BROAD) == Plan(
+        default=BROAD, encoder=BROAD, decode=Plan(default=BROAD, layers={1: BROAD})
+    )
+    shown = plan._repr_html_()
+    assert "encoder default" in shown and "decode layer 1" in shown
 
 
 def test_layers_cannot_be_changed_from_outside() -> None:
@@ -113,6 +139,31 @@ def test_a_notebook_shows_every_pattern_escaped() -> None:
             lambda: Plan(default=LOCAL, layers={1: PerHead(LOCAL, BROAD)}).check(2, q_heads=4),
             "the plan's layer 1 is a PerHead of 2 heads, but the model has 4 query heads; give one pattern for each",
         ),
+        (
+            lambda: Plan(default=LOCAL, decode=PerHead(LOCAL, BROAD)).check(2, q_heads=4),
+            "the plan's decode default is a PerHead of 2 heads, but the model has 4 query heads",
+        ),
+        (
+            lambda: Plan(default=LOCAL, decode=Plan(default=LOCAL, layers={7: BROAD})).check(4),
+            "the plan names layer 7, but the model has 4 layers",
+        ),
+        (
+            lambda: Plan(default=LOCAL, encoder=LOCAL).for_layer(0, 4),
+            r"a part for the encoder, but the model is one stack of layers; give it plan.part\('encoder'\)",
+        ),
+        (
+            lambda: Plan(default=LOCAL, decode="Causal()"),
+            r"Plan decode is a Plan, a Pattern or None; got 'Causal\(\)'. Read text with parse_pattern",
+        ),
+        (
+            lambda: Plan(default=LOCAL, decoder=Plan(default=LOCAL, decode=BROAD)),
+            "Plan decoder cannot have decode= of its own; give it to the plan around it",
+        ),
+        (
+            lambda: Plan(default=LOCAL, encoder=Plan(default=LOCAL, annotator="python")),
+            "Plan encoder cannot have annotator= of its own; give it to the plan around it",
+        ),
+        (lambda: Plan(default=LOCAL).part("prefill"), "a plan has the parts encoder, decoder, decode; got 'prefill'"),
     ],
 )
 def test_a_wrong_plan_is_refused_in_words(make, message: str) -> None:
@@ -144,6 +195,22 @@ def test_a_wrong_plan_is_refused_in_words(make, message: str) -> None:
             "must map layer numbers to pattern",
         ),
         ('{"openwork_plan": 1, "default": "Causal()", "layers": {"1": "Nope()"}}', r"layers\[1\] cannot be read: "),
+        (
+            '{"openwork_plan": 1, "default": "Causal()", "decode": "Causal()"}',
+            r"the plan's decode must be an object as Plan.to_json writes it; got 'Causal\(\)'",
+        ),
+        (
+            '{"openwork_plan": 1, "default": "Causal()", "decode": {"default": "Nope()"}}',
+            "the plan's decode default cannot be read: unknown pattern 'Nope'",
+        ),
+        (
+            '{"openwork_plan": 1, "default": "Causal()", "decode": {"default": "Causal()", "annotator": "python"}}',
+            "the plan's decode has the unknown field 'annotator'; known are default, depths, layers",
+        ),
+        (
+            '{"openwork_plan": 1, "default": "Causal()", "encoder": {"default": "Causal()", "layers": {"x": 1}}}',
+            'the plan\'s encoder "layers" must map layer numbers to pattern texts',
+        ),
         ('{"openwork_plan": 1, "default": "Causal()", "depths": [0.5]}', r"must be a list of \[share, pattern text\]"),
     ],
 )

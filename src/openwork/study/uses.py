@@ -35,11 +35,7 @@ def narrowest_window(contenders: Sequence[Contender]) -> int | None:
     255
     """
     plans = [contender.plan for contender in contenders if contender.plan is not None]
-    patterns = [
-        pattern
-        for plan in plans
-        for pattern in (plan.default, *plan.layers.values(), *(pattern for _, pattern in plan.depths))
-    ]
+    patterns = [pattern for plan in plans for pattern in plan.part("decoder").patterns]
     found = [leaf.before for pattern in patterns for leaf in _leaves(pattern) if isinstance(leaf, Window | Dilated)]
     return min((before for before in found if before is not None), default=None)
 

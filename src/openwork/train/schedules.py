@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -248,12 +248,7 @@ class RelaxOnPlateau(Schedule):
             if not now or (not spiked and len(waited) < self.patience):
                 continue
             relaxed |= {layer: loose[layer] for layer in now}
-            looser = Plan(
-                default=plan.default,
-                layers={**plan.layers, **relaxed},
-                depths=plan.depths,
-                annotator=plan.annotator,
-            )
+            looser = replace(plan, layers={**plan.layers, **relaxed})
             made.append(Decision(looser, self._reason(entry, best, waited, sorted(now), spiked)))
             waited = []
         return made
