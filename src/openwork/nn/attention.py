@@ -135,10 +135,24 @@ class SparseAttention(nn.Module):
                 places = torch.arange(seq_len) if positions is None else torch.as_tensor(positions)
                 rotary = rotary_table(places.to(hidden.device), self.head_dim, self.rope_theta)
             query, key = rotate(query, rotary), rotate(key, rotary)
-        dropout_p = self.dropout_p if self.training else 0.0
-        mixed = sparse_attention(query, key, value, layout, dropout_p=dropout_p, backend=self.backend).output
+        mixed = self.attend(query, key, value, layout)
         output: Tensor = self.out_proj(mixed.transpose(1, 2).reshape(batch, seq_len, -1))
         return output
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, layout: BlockLayout) -> Tensor:
+        """The one operation, between the projections: whoever measures puts another way to compute it in its place.
+
+        Args:
+            query: [batch, q_heads, seq_len, head_dim], normalised and turned.
+            key: [batch, kv_heads, seq_len, head_dim], likewise.
+            value: [batch, kv_heads, seq_len, head_dim].
+            layout: The pairs.
+
+        Returns:
+            [batch, q_heads, seq_len, head_dim].
+        """
+        dropout_p = self.dropout_p if self.training else 0.0
+        return sparse_attention(query, key, value, layout, dropout_p=dropout_p, backend=self.backend).output
 
     def extra_repr(self) -> str:
         """What `print(model)` adds: heads and pattern."""

@@ -30,7 +30,7 @@ from openwork.study.config import StudyConfig
 from openwork.study.model_source import ModelSource, model_source
 from openwork.study.shapes import MODEL_SHAPES, LayerShape, ModelFacts, facts_of_shape
 
-__all__ = ["StudyModel", "make_model", "model_facts"]
+__all__ = ["StudyModel", "make_model", "matrix_numbers", "model_facts"]
 
 
 class StudyModel:
@@ -126,7 +126,7 @@ def model_facts(config: StudyConfig, vocab_size: int) -> ModelFacts:
         order = _try(source, model, config, vocab_size)
     return ModelFacts(
         layers=tuple(LayerShape(q_heads=p.q_heads, kv_heads=p.kv_heads, head_dim=p.head_dim) for p in model.layers),
-        matrix_numbers=_matrix_numbers(model.module, vocab_size),
+        matrix_numbers=matrix_numbers(model.module, vocab_size),
         num_parameters=sum(parameter.numel() for parameter in model.module.parameters()),
         mixes=_mixes(order),
     )
@@ -212,7 +212,7 @@ def _try(source: ModelSource, model: StudyModel, config: StudyConfig, vocab_size
     return order
 
 
-def _matrix_numbers(module: nn.Module, vocab_size: int) -> int:
+def matrix_numbers(module: nn.Module, vocab_size: int) -> int:
     """Numbers that every token is multiplied by: matrices, without tables that are only looked up in."""
     parts = list(module.modules())
     linear = [part for part in parts if isinstance(part, nn.Linear)]

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -52,15 +52,22 @@ class ModelSource:
     Attributes:
         place: A file that ends in `.py`, or a module that can be imported from the working directory.
         function: The function's (or the class's) name there.
+        option: What messages call the argument that named it.
     """
 
     place: str
     function: str
+    option: str = field(default="--model", repr=False, compare=False)
 
     @property
     def text(self) -> str:
         """As `--model` has it."""
         return f"{self.place}:{self.function}"
+
+    @property
+    def argument(self) -> str:
+        """The option and its value, as messages begin."""
+        return f"{self.option} {self.text}"
 
     @property
     def is_file(self) -> bool:
@@ -81,7 +88,7 @@ class ModelSource:
         if self.is_file:
             path = Path(self.place)
             if not path.is_file():
-                raise StudyError(f"--model {self.text}: {path} does not exist.")
+                raise StudyError(f"{self.argument}: {path} does not exist.")
             return path
         search: Any = [*sys.path, str(Path.cwd())]
         origin = None
@@ -90,12 +97,12 @@ class ModelSource:
             spec = PathFinder.find_spec(part, search)
             if spec is None:
                 raise StudyError(
-                    f"--model {self.text}: there is no module {part} in {Path.cwd()} or among what is installed; "
+                    f"{self.argument}: there is no module {part} in {Path.cwd()} or among what is installed; "
                     "name the file instead, FILE.py:FUNCTION."
                 )
             origin, search = spec.origin, spec.submodule_search_locations or []
         if origin is None or not origin.endswith(".py"):
-            raise StudyError(f"--model {self.text}: {self.place} is no Python file; name the module that is one.")
+            raise StudyError(f"{self.argument}: {self.place} is no Python file; name the module that is one.")
         return Path(origin)
 
     def _names(self) -> list[str]:
@@ -114,7 +121,7 @@ class ModelSource:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise StudyError(f"--model {self.text}: cannot read {path}: {error.strerror or error}.") from None
+            raise StudyError(f"{self.argument}: cannot read {path}: {error.strerror or error}.") from None
 
     def load(self, sha256: str | None = None) -> Callable[[int], Any]:
         """The function; a file is run anew each time, a module is imported as Python does.
@@ -132,7 +139,7 @@ class ModelSource:
         content = self._read(path)
         if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
             raise StudyError(
-                f"--model {self.text}: {path} has changed since the study began; change it back, start anew with "
+                f"{self.argument}: {path} has changed since the study began; change it back, start anew with "
                 "--fresh, or name another --out."
             )
         beside = str(path.parent.absolute() if self.is_file else Path.cwd())
@@ -149,7 +156,7 @@ class ModelSource:
             ]
             there = ", ".join(own[:_MOST_NAMES]) or "none"
             raise StudyError(
-                f"--model {self.text}: {path} has no function {self.function!r}; functions and classes in it: {there}."
+                f"{self.argument}: {path} has no function {self.function!r}; functions and classes in it: {there}."
             )
         made: Callable[[int], Any] = function
         return made
@@ -168,7 +175,7 @@ class ModelSource:
         line = self.line_of(error)
         place = f" at line {line} of {Path(self.place).name}" if line is not None else ""
         kind = type(error) if isinstance(error, OpenworkError) else StudyError
-        return kind(f"--model {self.text} raised {type(error).__name__}{place}{f': {message}' if message else ''}.")
+        return kind(f"{self.argument} raised {type(error).__name__}{place}{f': {message}' if message else ''}.")
 
     def line_of(self, error: BaseException) -> int | None:
         """The innermost line of the user's file that the error went through; `None` where it went through none."""
