@@ -47,11 +47,13 @@ class LayoutCache:
         kv_len: int,
         annotations: Facts | None = None,
         kv_positions: Any = None,
+        q_positions: Any = None,
         block_size: tuple[int, int] | None = None,
     ) -> BlockLayout:
         """The compiled layout; the arguments are those of `compile_layout`."""
         read = annotations if pattern.needs else None
-        key = (pattern, q_len, kv_len, block_size, _array_key(kv_positions), _facts_key(read, pattern.needs))
+        positions = _array_key(kv_positions), _array_key(q_positions)
+        key = (pattern, q_len, kv_len, block_size, positions, _facts_key(read, pattern.needs))
         layout = self._layouts.get(key)
         if layout is None:
             layout = compile_layout(
@@ -60,6 +62,7 @@ class LayoutCache:
                 kv_len=kv_len,
                 annotations=read,
                 kv_positions=kv_positions,
+                q_positions=q_positions,
                 block_size=block_size,
             )
             self._layouts[key] = layout
