@@ -4,7 +4,7 @@ from openwork.nn.attention import SparseAttention
 from openwork.nn.convolution import ShortConvolution
 from openwork.nn.decoder import Decoder, DecoderConfig
 from openwork.nn.layouts import LayoutCache, prepare_layouts
-from openwork.nn.plans import set_plan
+from openwork.nn.plans import model_plan, set_plan
 from openwork.nn.rotary import rotary_table
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "LayoutCache",
     "ShortConvolution",
     "SparseAttention",
+    "model_plan",
     "prepare_layouts",
     "rotary_table",
     "set_plan",

@@ -159,6 +159,11 @@ class Decoder(nn.Module):
         return tuple(module for module in self.modules() if isinstance(module, SparseAttention))
 
     @property
+    def num_plan_layers(self) -> int:
+        """Layers that a plan of it speaks of."""
+        return self.config.num_layers
+
+    @property
     def num_parameters(self) -> int:
         """Number of trained numbers; the embedding, which is also the output layer, counts once."""
         return sum(parameter.numel() for parameter in self.parameters())

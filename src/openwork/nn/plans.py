@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -11,12 +11,19 @@ from openwork.nn.attention import SparseAttention
 from openwork.patterns import Pattern
 from openwork.plan import Plan
 
-__all__ = ["TakesPlan", "set_plan"]
+__all__ = ["ModelPlan", "TakesPlan", "model_plan", "set_plan"]
+
+_WRAPPERS = ("_orig_mod", "module")
+"""Where `torch.compile`, and DistributedDataParallel and its like, keep the model that they wrap."""
 
 
 @runtime_checkable
 class TakesPlan(Protocol):
-    """A model that knows itself how a plan is plugged in."""
+    """A model that knows itself how a plan is plugged in.
+
+    It may also say, as `model_plan` does of others, what `plan` it has and how many layers that is for
+    (`num_plan_layers`).
+    """
 
     def set_plan(self, plan: Plan) -> None:
         """Uses the plan from the next call on; raises a `PlanError`, and changes nothing, where it does not fit."""
@@ -25,8 +32,9 @@ class TakesPlan(Protocol):
 def set_plan(model: nn.Module, plan: Plan | Pattern) -> None:
     """Switches a live model to another plan; parameters, optimizer state and gradients are untouched.
 
-    A model with a `set_plan` method of its own is asked. In any other, the `SparseAttention` modules are the layers,
-    in the order in which `model.modules()` gives them.
+    A model with a `set_plan` method of its own is asked, also where DistributedDataParallel or `torch.compile` has
+    wrapped it. In any other, the `SparseAttention` modules are the layers, in the order in which `model.modules()`
+    gives them.
 
     Args:
         model: A model whose attention layers take patterns.
@@ -43,10 +51,11 @@ def set_plan(model: nn.Module, plan: Plan | Pattern) -> None:
         Causal() & Window(before=3, after=0)
     """
     resolved = Plan.of(plan)
-    if isinstance(model, TakesPlan):
-        model.set_plan(resolved)
+    taker = _taker(model)
+    if taker is not None:
+        taker.set_plan(resolved)
         return
-    layers = [module for module in model.modules() if isinstance(module, SparseAttention)]
+    layers = _layers(model)
     if not layers:
         raise PlanError(
             f"{type(model).__name__} has no SparseAttention layer and no set_plan method, so a plan cannot be plugged "
@@ -56,3 +65,49 @@ def set_plan(model: nn.Module, plan: Plan | Pattern) -> None:
         resolved.check(len(layers), layer.q_heads)
     for number, layer in enumerate(layers):
         layer.set_pattern(resolved.for_layer(number, len(layers)))
+
+
+class ModelPlan(NamedTuple):
+    """What a model says of its plan.
+
+    Attributes:
+        plan: The plan in use; `None` where the model does not say.
+        num_layers: Layers that a plan of it speaks of; `None` where the model does not say.
+    """
+
+    plan: Plan | None
+    num_layers: int | None
+
+
+def model_plan(model: nn.Module) -> ModelPlan:
+    """The plan that a model uses now, and how many layers it is for: what `set_plan` changes.
+
+    Examples:
+        >>> from openwork.patterns import Causal
+        >>> model = nn.Sequential(SparseAttention(32, q_heads=2), SparseAttention(32, q_heads=2))
+        >>> model_plan(model)
+        ModelPlan(plan=Plan(default=Causal()), num_layers=2)
+    """
+    taker = _taker(model)
+    if taker is not None:
+        plan, num_layers = getattr(taker, "plan", None), getattr(taker, "num_plan_layers", None)
+        return ModelPlan(plan if isinstance(plan, Plan) else None, num_layers if isinstance(num_layers, int) else None)
+    patterns = [layer.pattern for layer in _layers(model)]
+    if not patterns:
+        return ModelPlan(None, None)
+    first, others = patterns[0], {n: pattern for n, pattern in enumerate(patterns) if pattern != patterns[0]}
+    return ModelPlan(Plan(default=first, layers=others), len(patterns))
+
+
+def _taker(model: nn.Module) -> TakesPlan | None:
+    """The model, or the one that it wraps, that has a `set_plan` of its own."""
+    inner: object = model
+    while isinstance(inner, nn.Module):
+        if isinstance(inner, TakesPlan):
+            return inner
+        inner = next((found for name in _WRAPPERS if (found := getattr(inner, name, None)) is not None), None)
+    return None
+
+
+def _layers(model: nn.Module) -> list[SparseAttention]:
+    return [module for module in model.modules() if isinstance(module, SparseAttention)]

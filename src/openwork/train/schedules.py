@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from openwork.errors import PlanError
-from openwork.patterns import Causal, Pattern, Window
+from openwork.patterns import Causal, Dense, Pattern, Window
 from openwork.plan import Plan
 from openwork.train.wider import wider
 
@@ -62,7 +62,14 @@ class Schedule:
         return MappingProxyType({})
 
     def decide(
-        self, step: int, plan: Plan, *, seq_len: int, num_layers: int, measured: Sequence[Measurement] = ()
+        self,
+        step: int,
+        plan: Plan,
+        *,
+        seq_len: int,
+        num_layers: int,
+        measured: Sequence[Measurement] = (),
+        dense: Pattern = _ALL_BEFORE,
     ) -> Decision:
         """The plan of optimizer step `step`, counted from 0, and why.
 
@@ -72,14 +79,23 @@ class Schedule:
             seq_len: Tokens of a sequence.
             num_layers: Layers of the model.
             measured: All measurements of validation so far, in order; those after `step` are left out.
+            dense: What dense attention is: `Dense()` for an encoder, and for a model that keeps its own causality
+                whatever the plan says, as one of Hugging Face does.
         """
         raise NotImplementedError
 
     def plan_at(
-        self, step: int, plan: Plan, *, seq_len: int, num_layers: int, measured: Sequence[Measurement] = ()
+        self,
+        step: int,
+        plan: Plan,
+        *,
+        seq_len: int,
+        num_layers: int,
+        measured: Sequence[Measurement] = (),
+        dense: Pattern = _ALL_BEFORE,
     ) -> Plan:
         """The plan of `decide` alone."""
-        return self.decide(step, plan, seq_len=seq_len, num_layers=num_layers, measured=measured).plan
+        return self.decide(step, plan, seq_len=seq_len, num_layers=num_layers, measured=measured, dense=dense).plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +115,18 @@ class DenseThenSparse(Schedule):
         _require_counts(self, "steps")
 
     def decide(
-        self, step: int, plan: Plan, *, seq_len: int, num_layers: int, measured: Sequence[Measurement] = ()
+        self,
+        step: int,
+        plan: Plan,
+        *,
+        seq_len: int,
+        num_layers: int,
+        measured: Sequence[Measurement] = (),
+        dense: Pattern = _ALL_BEFORE,
     ) -> Decision:
         """Dense before `steps`."""
         if step < self.steps:
-            return Decision(DENSE_PLAN, f"dense for the first {self.steps} steps")
+            return Decision(Plan(default=dense), f"dense for the first {self.steps} steps")
         return Decision(plan, f"the plan, after {self.steps} dense steps")
 
 
@@ -153,17 +176,25 @@ class Shrink(Schedule):
         return -(-window // self.multiple) * self.multiple
 
     def decide(
-        self, step: int, plan: Plan, *, seq_len: int, num_layers: int, measured: Sequence[Measurement] = ()
+        self,
+        step: int,
+        plan: Plan,
+        *,
+        seq_len: int,
+        num_layers: int,
+        measured: Sequence[Measurement] = (),
+        dense: Pattern = _ALL_BEFORE,
     ) -> Decision:
         """Dense, the plan with the window of this step, or the plan."""
         if step >= self.end_step:
             return Decision(plan, f"the plan alone from step {self.end_step} on")
         window = self.window_at(step, seq_len=seq_len)
         if window is None:
-            return Decision(DENSE_PLAN, f"dense until step {self.start_step}")
+            return Decision(Plan(default=dense), f"dense until step {self.start_step}")
         if window >= seq_len - 1:
-            return Decision(DENSE_PLAN, f"a window of {window} keys is dense at {seq_len} tokens")
-        also = Causal() & Window(before=window)
+            return Decision(Plan(default=dense), f"a window of {window} keys is dense at {seq_len} tokens")
+        near = Window(before=window, after=0 if dense == _ALL_BEFORE else window)
+        also = near if dense == Dense() else dense & near
         return Decision(plan.map(lambda pattern: wider(pattern, also)), f"the plan and a window of {window} keys")
 
 
@@ -222,11 +253,18 @@ class RelaxOnPlateau(Schedule):
         return self.to.needs
 
     def decide(
-        self, step: int, plan: Plan, *, seq_len: int, num_layers: int, measured: Sequence[Measurement] = ()
+        self,
+        step: int,
+        plan: Plan,
+        *,
+        seq_len: int,
+        num_layers: int,
+        measured: Sequence[Measurement] = (),
+        dense: Pattern = _ALL_BEFORE,
     ) -> Decision:
         """The last of the decisions up to this step."""
         if step < self.start_step:
-            return Decision(DENSE_PLAN, f"dense until step {self.start_step}")
+            return Decision(Plan(default=dense), f"dense until step {self.start_step}")
         known = [entry for entry in measured if self.start_step < entry.step <= step]
         return self.decisions(plan, num_layers=num_layers, measured=known)[-1]
 

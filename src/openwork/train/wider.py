@@ -29,7 +29,7 @@ def wider(pattern: Pattern, also: Pattern) -> Pattern:
         return PerHead(*(wider(own, added) for own, added in both))
     past, added = _past(pattern), _past(also)
     if past is None or added is None:
-        return pattern if pattern == also else pattern | also
+        return _either(pattern, also)
     joined = _either(past, added)
     return Causal() if joined == Dense() else Causal() & joined
 
@@ -55,7 +55,7 @@ def _either(one: Pattern, other: Pattern) -> Pattern:
     if one == other:
         return one
     if isinstance(one, Window) and isinstance(other, Window):
-        # only causal pairs are asked for, so what a window allows ahead does not count beyond the own position
+        # both hold the own position, so what either allows has no gap
         befores = (one.before, other.before)
         afters = (one.after, other.after)
         before = None if None in befores else max(side for side in befores if side is not None)
