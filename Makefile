@@ -1,6 +1,6 @@
 # `make demo` and `make test` need Python 3.11-3.13 and git, and nothing else; the first one run makes .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check bench clean
+.PHONY: help setup native demo test test-all check bench clean
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -10,11 +10,15 @@ help:
 	@echo "make test      sets up and runs every test (CPU)"
 	@echo "make test-all  every test on each supported Python, with the oldest and the newest torch"
 	@echo "make check     formatting, lint, types, import layers, spelling and the fast tests"
+	@echo "make native    builds the native kernels of this tree, after the first time only what changed"
 	@echo "make bench     the figures that the project states, measured here"
 	@echo "make clean     removes what these commands made, .venv included"
 
 setup:
 	@python=$$(PYTHON="$(PYTHON)" sh scripts/python.sh) && "$$python" scripts/setup_env.py --venv $(VENV)
+
+native: setup
+	@$(RUN) scripts/native.py
 
 demo: setup
 	@$(RUN) -m openwork demo
@@ -39,5 +43,6 @@ bench: setup
 
 clean:
 	@rm -rf $(VENV) .venvs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@rm -rf .import_linter_cache openwork-demo
+	@rm -rf .import_linter_cache openwork-demo src/openwork/_native*.so
+	@cd csrc && rm -rf CMakeCache.txt CMakeFiles CMakeInit.txt *.cmake *.a build.ninja .ninja_*
 	@find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

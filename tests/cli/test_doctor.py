@@ -29,10 +29,12 @@ def test_nothing_is_broken_where_the_tests_run(here) -> None:
 
 
 def test_every_backend_is_asked_and_the_sparse_ones_run(here) -> None:
+    from openwork.ops.backends.cpu_native import absence
     from openwork.ops.registry import backend_names
 
     for name in backend_names():
-        assert here[f"{name} on cpu"].status == "ok"
+        built = name != "cpu" or absence() is None
+        assert here[f"{name} on cpu"].status == ("ok" if built else "info")
     assert here["gather on cpu"].detail == "runs causal, a window"
     assert here["reference on cpu"].detail == "runs causal, a window"
     assert here["sdpa on cpu"].detail.startswith("runs causal; not a window: ")

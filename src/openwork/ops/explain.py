@@ -123,10 +123,11 @@ def explain(
         >>> import torch, openwork as ow
         >>> layout = ow.compile_layout(ow.Causal() & ow.Window(before=15), q_len=256, kv_len=256)
         >>> x = torch.zeros(1, 8, 256, 64)
-        >>> print(explain(x, x, x, layout))
+        >>> print(explain(x, x, x, layout, backend="gather"))
         backend: gather
           not sdpa: the layout is neither dense nor causal from query 0 and key 0
-          not reference: slower than gather, which comes first
+          not cpu: ...
+          not reference: gather was named
         forward: 0.008 useful, 0.059 executed, 0.067 dense (GFLOP)
         ideal speed-up 8.27x, block ideal 1.15x, density 0.0607
         memory: 2.0 MiB of tensors, 0.00 MiB of layout

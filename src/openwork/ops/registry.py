@@ -9,13 +9,14 @@ import torch
 
 from openwork.errors import ArgumentError, BackendError
 from openwork.ops.backends.call import Backend, Call
+from openwork.ops.backends.cpu import CpuBackend
 from openwork.ops.backends.gather import GatherBackend
 from openwork.ops.backends.reference import ReferenceBackend
 from openwork.ops.backends.sdpa import SdpaBackend
 
 __all__ = ["BACKENDS", "as_given", "backend_names", "choose", "refusals"]
 
-BACKENDS: tuple[Backend, ...] = (SdpaBackend(), GatherBackend(), ReferenceBackend())
+BACKENDS: tuple[Backend, ...] = (SdpaBackend(), GatherBackend(), CpuBackend(), ReferenceBackend())
 """In the order in which `"auto"` asks them: a new backend joins here, and in nothing else."""
 
 _log = logging.getLogger("openwork.ops")
