@@ -10,6 +10,7 @@ __all__ = [
     "OpenworkError",
     "PatternError",
     "PlanError",
+    "PlanWarning",
     "StudyError",
 ]
 
@@ -52,3 +53,7 @@ class StudyError(OpenworkError, RuntimeError):
 
 class AnnotationWarning(UserWarning):
     """An annotation that a pattern reads is there, but empty."""
+
+
+class PlanWarning(UserWarning):
+    """A plan fits the model, but is most likely not what was meant for it."""

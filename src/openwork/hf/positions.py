@@ -1,0 +1,171 @@
+"""Which keys a call has, where they stand, and what is known of them: padding, packing, caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from openwork.errors import AnnotationError
+from openwork.hf.own import OwnMask, conjuncts
+from openwork.layout import BlockLayout, documents_from_positions
+from openwork.layout.visible import visible_now
+from openwork.nn.layouts import LayoutCache
+from openwork.patterns import Annotations, Dense, Pattern
+from openwork.patterns.annotations import BoolArray, IntArray
+
+__all__ = ["Surroundings", "token_positions"]
+
+
+def token_positions(valid: BoolArray) -> IntArray:
+    """int64 `[batch, length]`: the place of each token among those that are no padding; -1 for padding."""
+    places: IntArray = np.where(valid, np.cumsum(valid, axis=1) - 1, -1)
+    return places
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """All that one call of the mask function says, apart from the layers' patterns.
+
+    The queries are the last `q_len` of the keys: unwritten slots of a static cache are cut off.
+
+    Attributes:
+        batch: Sequences.
+        q_len: Queries.
+        kv_len: Keys that are written, from `kv_start` on.
+        kv_start: Tokens that the cache has dropped before its first key.
+        own: The model's own mask.
+        valid: bool `[batch, kv_start + kv_len]`, False for padding; `None` where there is none.
+        facts: What the user's annotator says of the tokens from the first on, one for each sequence or one for all.
+        cached: Whether there are keys of earlier calls.
+        make_pairs: The model's own mask as transformers itself builds it for sdpa, bool `[batch, 1, q_len, kv_length]`.
+    """
+
+    batch: int
+    q_len: int
+    kv_len: int
+    kv_start: int
+    own: OwnMask
+    valid: BoolArray | None = None
+    facts: tuple[Annotations, ...] | None = None
+    cached: bool = False
+    make_pairs: Callable[[], Any] | None = None
+    _layouts: dict[Pattern, BlockLayout] = field(default_factory=dict)
+    _visible: dict[Pattern, list[list[IntArray]]] = field(default_factory=dict)
+
+    @cached_property
+    def positions(self) -> IntArray | None:
+        """int64 `[batch or 1, kv_len]`; None where they are 0, 1, 2, ..."""
+        stop = self.kv_start + self.kv_len
+        if self.own.positions is not None:
+            return self.own.positions[:, self.kv_start : stop]
+        if self.valid is not None:
+            return token_positions(self.valid)[:, self.kv_start : stop]
+        return np.arange(self.kv_start, stop, dtype=np.int64)[None] if self.kv_start else None
+
+    def allowed(self, pattern: Pattern) -> Pattern:
+        """The pairs of `pattern` that the model's own mask allows, too."""
+        own = self.own.pattern
+        assert own is not None
+        if isinstance(own, Dense):
+            return pattern
+        if isinstance(pattern, Dense):
+            return own
+        known = conjuncts(pattern)
+        missing = [part for part in conjuncts(own) if part not in known]
+        for part in missing:
+            pattern = pattern & part
+        return pattern
+
+    def layout(self, pattern: Pattern, cache: LayoutCache) -> BlockLayout:
+        """The layout of a layer's pattern under the model's own mask."""
+        if pattern not in self._layouts:
+            allowed = self.allowed(pattern)
+            self._layouts[pattern] = cache.layout(
+                allowed,
+                q_len=self.q_len,
+                kv_len=self.kv_len,
+                kv_positions=self.positions,
+                annotations=self._annotations(allowed),
+            )
+        return self._layouts[pattern]
+
+    def visible(self, pattern: Pattern) -> list[list[IntArray]]:
+        """For each sequence (or once for all) and head (or once for all), the keys that the last token sees."""
+        if pattern not in self._visible:
+            allowed = self.allowed(pattern)
+            self._visible[pattern] = visible_now(
+                allowed, kv_len=self.kv_len, kv_positions=self.positions, annotations=self._annotations(allowed)
+            )
+        return self._visible[pattern]
+
+    def _annotations(self, pattern: Pattern) -> list[Annotations] | None:
+        """The facts that a pattern reads, about the keys that are there, one set for each sequence."""
+        needs = pattern.needs
+        if not needs:
+            return None
+        stop = self.kv_start + self.kv_len
+        labels: dict[str, Any] = {name: rows for name, rows in self.own.labels.items() if name in needs}
+        known = self.facts[0].labels if self.facts else {}
+        if needs.get("document") == "label" and "document" not in known:
+            labels["document"] = self._documents()
+        others = {name for name in needs if name not in labels}
+        if others and self.facts is None:
+            raise AnnotationError(
+                f"the plan reads {', '.join(repr(name) for name in sorted(others))}, but this call has no input_ids to "
+                "annotate (it was given embeddings, or the model's inner part was called). Call the sparsified model "
+                "with input_ids."
+            )
+        rows = []
+        for row in range(self.batch):
+            notes = Annotations(stop, labels={name: _row(values, row, stop) for name, values in labels.items()})
+            if others:
+                assert self.facts is not None
+                notes = _named(_pick(self.facts, row), others, stop).merged(notes)
+            rows.append(_since(notes, self.kv_start))
+        return rows
+
+    def _documents(self) -> IntArray:
+        """Which document of a packed row each token belongs to; one where the row is not packed."""
+        stop = self.kv_start + self.kv_len
+        if self.own.positions is not None:
+            return documents_from_positions(self.own.positions)
+        if self.valid is not None:
+            return np.where(self.valid, 0, -1)[:, :stop]
+        return np.zeros((1, stop), dtype=np.int64)
+
+
+def _row(values: IntArray, row: int, stop: int) -> IntArray:
+    return values[row if len(values) > 1 else 0, :stop]
+
+
+def _pick(facts: Sequence[Annotations], row: int) -> Annotations:
+    return facts[row if len(facts) > 1 else 0]
+
+
+def _named(notes: Annotations, names: set[str], stop: int) -> Annotations:
+    if notes.length != stop:
+        raise AnnotationError(
+            f"annotate described {notes.length} tokens, but the model has read {stop}; describe every token of "
+            "input_ids, padding included."
+        )
+    flags, labels, links = (
+        {name: values for name, values in kind.items() if name in names}
+        for kind in (notes.flags, notes.labels, notes.links)
+    )
+    return Annotations(stop, flags, labels, links)
+
+
+def _since(notes: Annotations, start: int) -> Annotations:
+    """The facts of the tokens from `start` on, counted from there."""
+    if start == 0:
+        return notes
+    return Annotations(
+        notes.length - start,
+        {name: values[start:] for name, values in notes.flags.items()},
+        {name: values[start:] for name, values in notes.labels.items()},
+        {name: np.maximum(rows - start, 0) for name, rows in notes.links.items()},
+    )

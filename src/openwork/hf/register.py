@@ -1,0 +1,305 @@
+"""The attention function and the mask function, registered under one name: never one without the other.
+
+A custom attention function without its mask function is handed no mask at all, and a causal model silently becomes
+bidirectional.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from openwork.errors import ArgumentError, BackendError, PlanError
+from openwork.hf.calls import current_facts
+from openwork.hf.mask import LazyMask
+from openwork.hf.own import OwnMask, read_mask_function
+from openwork.hf.positions import Surroundings
+from openwork.hf.state import NAME, LayerState, layer_state
+from openwork.layout import BlockLayout
+from openwork.ops import decode_attention, sparse_attention
+from openwork.patterns import Causal, Dense, Pattern, PerHead
+
+__all__ = ["attention", "mask", "register"]
+
+_REFUSED = {
+    "position_bias": "a bias for every pair",
+    "indices": "keys that the model chooses itself",
+    "block_indices": "blocks that the model chooses itself",
+    "head_mask": "a factor for every head",
+}
+
+
+def register() -> None:
+    """Makes the name known to transformers; done by `import openwork.hf`."""
+    # dynamo cannot trace a tensor subclass being made, and would build the layout into its graph
+    AttentionInterface.register(NAME, torch._dynamo.disable(attention))
+    AttentionMaskInterface.register(NAME, torch._dynamo.disable(mask))
+
+
+def mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor = 0,
+    kv_offset: int = 0,
+    mask_function: Any = None,
+    attention_mask: Tensor | None = None,
+    use_vmap: bool = False,
+    device: torch.device | str = "cpu",
+    **_: Any,
+) -> LazyMask:
+    """What transformers calls once for each kind of layer: the model's own mask, not yet as pairs.
+
+    Args:
+        batch_size: Sequences.
+        q_length: Queries.
+        kv_length: Keys, unwritten slots of a static cache among them.
+        q_offset: Tokens before the first query.
+        kv_offset: Tokens before the first key.
+        mask_function: `mask_function(batch, head, q_idx, kv_idx)`.
+        attention_mask: bool `[batch, tokens]`, False for padding.
+        use_vmap: Whether the function answers for single pairs only.
+        device: Where the mask is.
+
+    Raises:
+        ArgumentError: `attention_mask` has another number of rows than there are sequences.
+    """
+    # a static cache counts this tensor up in place before the attention function runs
+    first = int(q_offset)
+    own = read_mask_function(mask_function)
+    stop = min(kv_offset + kv_length, first + q_length) if own.causal else kv_offset + kv_length
+    make_pairs = partial(
+        sdpa_mask,
+        batch_size=batch_size,
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=first,
+        kv_offset=kv_offset,
+        mask_function=mask_function,
+        attention_mask=attention_mask,
+        allow_is_causal_skip=False,
+        allow_is_bidirectional_skip=False,
+        use_vmap=use_vmap,
+        device=device,
+    )
+    surroundings = Surroundings(
+        batch=batch_size,
+        q_len=q_length,
+        kv_len=stop - kv_offset,
+        kv_start=kv_offset,
+        own=own,
+        valid=_valid(attention_mask, batch_size, stop),
+        facts=current_facts(batch_size, stop),
+        cached=first > 0,
+        make_pairs=make_pairs,
+    )
+    return LazyMask(surroundings, kv_length, device)
+
+
+def _valid(attention_mask: Tensor | None, batch: int, stop: int) -> Any:
+    """Bool `[batch, stop]`, or None where no token is padding."""
+    if attention_mask is None:
+        return None
+    if attention_mask.shape[0] != batch:
+        rows, columns = attention_mask.shape
+        square = ""
+        if rows == columns:
+            square = (
+                " A square boolean tensor [q, k] that says which pairs may talk is a plan: "
+                "openwork.hf.sparsify(model, mask)."
+            )
+        raise ArgumentError(
+            f"attention_mask is [{rows}, {columns}], but the batch has {batch} sequences; it says which tokens are no "
+            f"padding, [batch, tokens].{square}"
+        )
+    array = attention_mask.detach().cpu().numpy().astype(np.bool_)[:, :stop]
+    if array.shape[1] < stop:
+        array = np.pad(array, ((0, 0), (0, stop - array.shape[1])))
+    return None if array.all() else array
+
+
+def attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every attention layer.
+
+    Args:
+        module: The layer, on which `sparsify` left its pattern.
+        query: `[batch, q_heads, q_len, head_dim]`.
+        key: `[batch, kv_heads, kv_len, head_dim]`.
+        value: `[batch, kv_heads, kv_len, v_head_dim]`.
+        attention_mask: What `mask` returned; a 4-D mask of the user's; or None, where the model makes none.
+        scaling: Multiplies the scores.
+        dropout: Chance that a pair is dropped.
+        is_causal: Whether a layer without a mask hides later keys; the module says it otherwise.
+        softcap: Cap of the scores.
+        s_aux: `[q_heads]`, a logit of each head that carries no value (gpt-oss).
+        kwargs: What other attention functions read; what would change the result is refused.
+
+    Returns:
+        `[batch, q_len, q_heads, v_head_dim]`, and None for the probabilities, which are never built.
+
+    Raises:
+        PlanError: The layer has no plan, or the plan is for another number of heads.
+        ArgumentError: A 4-D mask that is no mask but a bias.
+        BackendError: An argument that sparse attention cannot honour.
+    """
+    state = layer_state(module)
+    if state.pattern is None:
+        return _dense(module, query, key, value, attention_mask, scaling, dropout, is_causal, softcap, s_aux, kwargs)
+    for name, what in _REFUSED.items():
+        if kwargs.get(name) is not None:
+            raise BackendError(f"{state.path} is given {name}, {what}, which sparse attention cannot honour.")
+    if kwargs.get("cache") is not None:
+        raise BackendError(f"{state.path} is given a paged cache (continuous batching), which is not supported.")
+    query, key, value = _as_autocast(query, key, value)
+    surroundings, extra = _surroundings(state, query, key, attention_mask, is_causal)
+    key, value = key[:, :, : surroundings.kv_len], value[:, :, : surroundings.kv_len]
+    decoding = surroundings.cached and surroundings.q_len == 1
+    pattern = state.decode_pattern if decoding and state.decode_pattern is not None else state.pattern
+    _check_heads(pattern, query, state)
+    options: dict[str, Any] = {"scale": scaling, "softcap": softcap, "sink_logits": s_aux}
+    if extra is not None:
+        layout = _and_pairs(surroundings, pattern, state, extra)
+    elif decoding and dropout == 0.0 and (visible := _few(surroundings, pattern)) is not None:
+        output = decode_attention(query, key, value, visible, **options).output
+        return output.transpose(1, 2).contiguous(), None
+    else:
+        layout = surroundings.layout(pattern, state.model.cache)
+    output = sparse_attention(query, key, value, layout, dropout_p=float(dropout), **options).output
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _few(surroundings: Surroundings, pattern: Pattern) -> list[list[Any]] | None:
+    """The keys that a single new token sees; None where they are all keys, which are read faster where they lie."""
+    visible = surroundings.visible(pattern)
+    if all(len(keys) == surroundings.kv_len for heads in visible for keys in heads):
+        return None
+    return visible
+
+
+def _surroundings(
+    state: LayerState, query: Tensor, key: Tensor, attention_mask: Tensor | None, is_causal: bool | None
+) -> tuple[Surroundings, Tensor | None]:
+    """What is known of the tokens, and the pairs that a mask of the user's allows where there is one."""
+    if isinstance(attention_mask, LazyMask):
+        surroundings = attention_mask.surroundings
+        if surroundings.own.pattern is not None:
+            return surroundings, None
+        # a mask function that transformers does not have itself: asked for every pair, once for each call
+        attention_mask = attention_mask.pairs()
+        return Surroundings(**{**_plain(surroundings), "own": OwnMask(Dense())}), _pairs(attention_mask, key, state)
+    q_len, kv_len = query.shape[2], key.shape[2]
+    causal = q_len > 1 and attention_mask is None and (state.causal if is_causal is None else is_causal)
+    surroundings = Surroundings(
+        batch=query.shape[0],
+        q_len=q_len,
+        kv_len=kv_len,
+        kv_start=0,
+        own=OwnMask(Causal() if causal else Dense()),
+        facts=current_facts(query.shape[0], kv_len),
+        cached=kv_len > q_len,
+    )
+    return surroundings, None if attention_mask is None else _pairs(attention_mask, key, state)
+
+
+def _plain(surroundings: Surroundings) -> dict[str, Any]:
+    names = ("batch", "q_len", "kv_len", "kv_start", "own", "valid", "facts", "cached", "make_pairs")
+    return {name: getattr(surroundings, name) for name in names}
+
+
+def _pairs(attention_mask: Tensor, key: Tensor, state: LayerState) -> Tensor:
+    """A 4-D mask as booleans, True = attend."""
+    if attention_mask.ndim != 4:
+        raise ArgumentError(
+            f"{state.path} is given a mask of shape {list(attention_mask.shape)}; give [batch, tokens] for padding or "
+            "[batch, 1, q_len, kv_len] for pairs."
+        )
+    attention_mask = attention_mask[..., : key.shape[2]]
+    if attention_mask.dtype == torch.bool:
+        return attention_mask
+    hidden = attention_mask <= torch.finfo(attention_mask.dtype).min / 2 if attention_mask.is_floating_point() else None
+    if hidden is None or bool((attention_mask.masked_fill(hidden, 0) != 0).any()):
+        raise ArgumentError(
+            f"{state.path} is given a 4-D mask of {attention_mask.dtype} that holds other values than 0 and the "
+            "smallest: a bias, which sparse attention cannot honour. Give booleans, True = attend."
+        )
+    return ~hidden
+
+
+def _and_pairs(surroundings: Surroundings, pattern: Pattern, state: LayerState, pairs: Tensor) -> BlockLayout:
+    """The layout of the plan under a 4-D mask, which is of size q_len x kv_len already."""
+    layout = surroundings.layout(pattern, state.model.cache)
+    allowed = torch.from_numpy(np.array(layout.to_dense())) & pairs.detach().cpu()
+    return BlockLayout.from_mask(allowed)
+
+
+def _check_heads(pattern: Pattern, query: Tensor, state: LayerState) -> None:
+    if isinstance(pattern, PerHead) and len(pattern.patterns) != query.shape[1]:
+        raise PlanError(
+            f"the plan has a PerHead of {len(pattern.patterns)} heads, but {state.path} has {query.shape[1]} query "
+            "heads; give one pattern for each."
+        )
+
+
+def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in autocast's type, as torch's own attention would take them."""
+    kind = tensors[0].device.type
+    if torch.is_autocast_enabled(kind):
+        return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
+    return tensors
+
+
+def _dense(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    is_causal: bool | None,
+    softcap: float | None,
+    s_aux: Tensor | None,
+    kwargs: dict[str, Any],
+) -> tuple[Tensor, None]:
+    """A layer that the plan leaves alone (cross-attention), as torch's own attention computes it."""
+    if s_aux is not None:
+        raise BackendError(f"{type(module).__name__} has sink logits, which torch's own attention cannot honour.")
+    if isinstance(attention_mask, LazyMask):
+        surroundings = attention_mask.surroundings
+        if surroundings.own.bidirectional:
+            valid = surroundings.valid
+            attention_mask = None if valid is None else torch.from_numpy(valid)[:, None, None].to(query.device)
+        else:
+            attention_mask = attention_mask.pairs()
+    output: tuple[Tensor, None] = sdpa_attention_forward(
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        dropout=dropout,
+        scaling=scaling,
+        is_causal=is_causal,
+        softcap=softcap,
+        **kwargs,
+    )
+    return output

@@ -1,0 +1,158 @@
+"""`sparsify` and `densify`."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from openwork.errors import PlanError, PlanWarning
+from openwork.hf.future import sees_later_keys
+from openwork.hf.guard import CallGuard
+from openwork.hf.layers import Stack, stacks_of
+from openwork.hf.state import (
+    NAME,
+    LayerState,
+    ModelState,
+    layer_state,
+    model_state,
+    set_layer_state,
+    set_model_state,
+)
+from openwork.hf.table import pattern_of_mask
+from openwork.patterns import Pattern
+from openwork.plan import Plan
+
+__all__ = ["densify", "sparsify"]
+
+_LOG = logging.getLogger("openwork.hf")
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+def sparsify(model: Model, plan: Plan | Pattern, annotate: Any = None) -> Model:
+    """The model, computing from now on only the pairs that the plan and its own mask both allow.
+
+    Args:
+        model: A model of transformers.
+        plan: What each layer may look at; a pattern stands for all layers.
+        annotate: Makes the facts that the plan reads.
+
+    Returns:
+        The same model.
+
+    Raises:
+        PlanError: The model's attention cannot be replaced, or the plan does not fit it. Then nothing was changed.
+    """
+    resolved = _as_plan(plan)
+    stacks = stacks_of(model)
+    patterns = _resolve(stacks, resolved)
+    previous = model_state(model)
+    state = ModelState(resolved, annotate)
+    for stack in stacks:
+        dense = stack.module.config._attn_implementation
+        state.dense_name[stack.path] = previous.dense_name.get(stack.path, dense) if previous else dense
+        state.num_layers[stack.path] = len(stack.own_layers)
+    if previous is not None:
+        _remove_hooks(previous)
+    for stack, chosen in zip(stacks, patterns, strict=True):
+        pairs = iter(chosen)
+        for layer in stack.layers:
+            pattern, decode = (None, None) if layer.cross else next(pairs)
+            causal = bool(getattr(layer.module, "is_causal", True))
+            set_layer_state(layer.module, LayerState(layer.path, state, pattern, decode, causal))
+        stack.module.set_attn_implementation(NAME)
+        state.hooks.append(stack.module.register_forward_pre_hook(CallGuard(state), with_kwargs=True))
+    if all(stack.module is not model for stack in stacks):
+        state.hooks.append(model.register_forward_pre_hook(CallGuard(state), with_kwargs=True))
+    set_model_state(model, state)
+    model.__dict__["plan"] = resolved
+    model.__dict__["set_plan"] = partial(replan, model)
+    return model
+
+
+def replan(model: Any, plan: Plan | Pattern) -> None:
+    """Gives a sparsified model another plan; what `openwork.nn.set_plan` calls.
+
+    Raises:
+        PlanError: The plan does not fit. Then nothing was changed.
+    """
+    state = model_state(model)
+    assert state is not None
+    resolved = _as_plan(plan)
+    stacks = stacks_of(model)
+    for stack, chosen in zip(stacks, _resolve(stacks, resolved), strict=True):
+        for layer, (pattern, decode) in zip(stack.own_layers, chosen, strict=True):
+            kept = layer_state(layer.module)
+            kept.pattern, kept.decode_pattern = pattern, decode
+    state.plan = resolved
+    model.__dict__["plan"] = resolved
+
+
+def densify(model: Model) -> Model:
+    """The model as it was before `sparsify`; a model that is not sparse is left as it is."""
+    state = model_state(model)
+    if state is None:
+        return model
+    _remove_hooks(state)
+    for stack in stacks_of(model):
+        if stack.module.config._attn_implementation == NAME:
+            stack.module.set_attn_implementation(state.dense_name[stack.path])
+        for layer in stack.layers:
+            set_layer_state(layer.module, None)
+    set_model_state(model, None)
+    model.__dict__.pop("plan", None)
+    model.__dict__.pop("set_plan", None)
+    return model
+
+
+def _as_plan(plan: Any) -> Plan:
+    if isinstance(plan, Plan | Pattern):
+        return Plan.of(plan)
+    if isinstance(plan, torch.Tensor | np.ndarray):
+        return Plan(default=pattern_of_mask(plan))
+    raise PlanError(
+        f"a plan is a Plan, a Pattern or a boolean tensor [q, k] or [heads, q, k]; got {type(plan).__name__}. Read "
+        "text with openwork.parse_pattern, a file with openwork.Plan.from_json."
+    )
+
+
+def _remove_hooks(state: ModelState) -> None:
+    for hook in state.hooks:
+        hook.remove()
+    state.hooks.clear()
+
+
+def _resolve(stacks: list[Stack], plan: Plan) -> list[list[tuple[Pattern, Pattern]]]:
+    """For each stack, for each of its own layers: its pattern, and its pattern in decoding."""
+    several = {stack.kind for stack in stacks} == {"encoder", "decoder"}
+    if not several and (plan.encoder is not None or plan.decoder is not None):
+        raise PlanError("the plan has parts for encoder and decoder, but the model has one stack; give one plan.")
+    resolved = []
+    for stack in stacks:
+        layers = stack.own_layers
+        part = plan.part("encoder" if stack.kind == "encoder" else "decoder") if several else plan.part("decoder")
+        decode = part if stack.kind == "encoder" else plan.part("decode")
+        for each in (part, decode):
+            for layer in layers:
+                each.check(len(layers), layer.q_heads)
+        if not stack.causal:
+            _warn_if_backward_only(stack, part)
+        count = range(len(layers))
+        resolved.append([(part.for_layer(n, len(layers)), decode.for_layer(n, len(layers))) for n in count])
+    return resolved
+
+
+def _warn_if_backward_only(stack: Stack, plan: Plan) -> None:
+    """Warns of a plan for an encoder in which no query sees a later key: most likely written for a decoder."""
+    if not any(sees_later_keys(pattern) for pattern in plan.patterns):
+        warnings.warn(
+            f"{type(stack.module).__name__} is an encoder, but in this plan no query sees a later key. If that is not "
+            "meant, give windows an after= and leave Causal() out.",
+            PlanWarning,
+            stacklevel=4,
+        )
