@@ -1,11 +1,14 @@
 """Models of Hugging Face transformers: `sparsify` makes one compute only what a plan allows, `densify` undoes it.
 
-Importing this registers the attention implementation `openwork` with transformers.
+Importing this registers the attention implementation `openwork` with transformers, and lets `from_pretrained` give a
+saved sparse model its plan again.
 """
 
+from openwork.hf.config import install_loader
 from openwork.hf.register import register
-from openwork.hf.sparsify import densify, sparsify
+from openwork.hf.sparsify import densify, plug, sparsify
 
 __all__ = ["densify", "sparsify"]
 
 register()
+install_loader(plug)

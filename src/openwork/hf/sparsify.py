@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from openwork.errors import PlanError, PlanWarning
+from openwork.hf.config import forget_plan, write_plan
 from openwork.hf.future import sees_later_keys
 from openwork.hf.guard import CallGuard
 from openwork.hf.layers import Stack, stacks_of
@@ -27,52 +28,99 @@ from openwork.hf.table import pattern_of_mask
 from openwork.patterns import Pattern
 from openwork.plan import Plan
 
-__all__ = ["densify", "sparsify"]
+__all__ = ["densify", "plug", "sparsify"]
 
 _LOG = logging.getLogger("openwork.hf")
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
-def sparsify(model: Model, plan: Plan | Pattern, annotate: Any = None) -> Model:
+def sparsify(model: Model, plan: Plan | Pattern | Any, annotate: Any = None) -> Model:
     """The model, computing from now on only the pairs that the plan and its own mask both allow.
 
+    A plan only removes pairs: a window to both sides stays causal on a decoder, and a model's own local layers can only
+    be narrowed. Positions are the places of tokens among those that are no padding; in a packed row (`position_ids`
+    that restart, no `attention_mask`) they restart. A padded query sees nothing. Cross-attention is left alone. Where
+    a model has several parts (vision and text), the one that `config.get_text_config()` describes follows the plan.
+
     Args:
-        model: A model of transformers.
-        plan: What each layer may look at; a pattern stands for all layers.
+        model: A model of transformers whose attention goes through its attention interface.
+        plan: What each layer may look at; a pattern stands for all layers, and a boolean tensor `[q, k]` or
+            `[heads, q, k]`, True = attend, for the pattern whose positions are its rows and columns.
         annotate: Makes the facts that the plan reads.
 
     Returns:
-        The same model.
+        The same model. `model.plan` is its plan, `model.set_plan(plan)` (or `openwork.nn.set_plan`) changes it.
 
     Raises:
         PlanError: The model's attention cannot be replaced, or the plan does not fit it. Then nothing was changed.
+
+    Examples:
+        >>> import openwork as ow
+        >>> from transformers import LlamaConfig, LlamaModel
+        >>> sizes = dict(vocab_size=99, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+        >>> model = sparsify(LlamaModel(LlamaConfig(**sizes)), ow.Causal() & ow.Window(before=255))
+        >>> model(torch.arange(9)[None]).last_hidden_state.shape
+        torch.Size([1, 9, 32])
+        >>> densify(model).config._attn_implementation
+        'sdpa'
     """
-    resolved = _as_plan(plan)
-    stacks = stacks_of(model)
-    patterns = _resolve(stacks, resolved)
+    plug(model, _as_plan(plan), annotate)
+    return model
+
+
+def plug(model: Any, plan: Plan, annotate: Any = None) -> None:
+    """Gives the layers of a model their patterns, and the model its state and hooks."""
+    stacks, others = _sparse_and_other(model)
+    patterns = _resolve(stacks, plan)
     previous = model_state(model)
-    state = ModelState(resolved, annotate)
+    state = ModelState(plan, annotate)
     for stack in stacks:
         dense = stack.module.config._attn_implementation
         state.dense_name[stack.path] = previous.dense_name.get(stack.path, dense) if previous else dense
-        state.num_layers[stack.path] = len(stack.own_layers)
     if previous is not None:
         _remove_hooks(previous)
     for stack, chosen in zip(stacks, patterns, strict=True):
-        pairs = iter(chosen)
-        for layer in stack.layers:
-            pattern, decode = (None, None) if layer.cross else next(pairs)
-            causal = bool(getattr(layer.module, "is_causal", True))
-            set_layer_state(layer.module, LayerState(layer.path, state, pattern, decode, causal))
-        stack.module.set_attn_implementation(NAME)
-        state.hooks.append(stack.module.register_forward_pre_hook(CallGuard(state), with_kwargs=True))
+        _plug_stack(stack, chosen, state)
+    for stack in others:
+        if stack.module.config._attn_implementation == NAME:
+            # a part inside a sparse one, which shares its implementation: it computes what it did
+            for layer in stack.layers:
+                set_layer_state(layer.module, LayerState(layer.path, state))
     if all(stack.module is not model for stack in stacks):
         state.hooks.append(model.register_forward_pre_hook(CallGuard(state), with_kwargs=True))
     set_model_state(model, state)
-    model.__dict__["plan"] = resolved
+    write_plan(model, stacks, plan)
+    model.__dict__["plan"] = plan
+    model.__dict__["num_plan_layers"] = len(stacks[-1].own_layers)
     model.__dict__["set_plan"] = partial(replan, model)
-    return model
+
+
+def _sparse_and_other(model: Any) -> tuple[list[Stack], list[Stack]]:
+    """The stacks that follow a plan, and those that do not: the vision part of a model with a text part."""
+    stacks = stacks_of(model)
+    if len(stacks) == 1 or getattr(model.config, "is_encoder_decoder", False):
+        return stacks, []
+    text = model.config.get_text_config()
+    sparse = [stack for stack in stacks if stack.module.config is text and stack.own_layers]
+    if not sparse:
+        parts = ", ".join(f"{stack.path} ({type(stack.module).__name__})" for stack in stacks)
+        raise PlanError(f"{type(model).__name__} has several parts, {parts}; call sparsify on the one that you mean.")
+    others = [stack for stack in stacks if stack not in sparse]
+    if others:
+        names = ", ".join(f"{stack.path} ({type(stack.module).__name__})" for stack in others)
+        _LOG.info("the plan is for the text part of %s; dense stay %s.", type(model).__name__, names)
+    return sparse, others
+
+
+def _plug_stack(stack: Stack, chosen: list[tuple[Pattern, Pattern]], state: ModelState) -> None:
+    pairs = iter(chosen)
+    for layer in stack.layers:
+        pattern, decode = (None, None) if layer.cross else next(pairs)
+        causal = bool(getattr(layer.module, "is_causal", True))
+        set_layer_state(layer.module, LayerState(layer.path, state, pattern, decode, causal))
+    stack.module.set_attn_implementation(NAME)
+    state.hooks.append(stack.module.register_forward_pre_hook(CallGuard(state), with_kwargs=True))
 
 
 def replan(model: Any, plan: Plan | Pattern) -> None:
@@ -84,12 +132,13 @@ def replan(model: Any, plan: Plan | Pattern) -> None:
     state = model_state(model)
     assert state is not None
     resolved = _as_plan(plan)
-    stacks = stacks_of(model)
+    stacks, _ = _sparse_and_other(model)
     for stack, chosen in zip(stacks, _resolve(stacks, resolved), strict=True):
         for layer, (pattern, decode) in zip(stack.own_layers, chosen, strict=True):
             kept = layer_state(layer.module)
             kept.pattern, kept.decode_pattern = pattern, decode
     state.plan = resolved
+    write_plan(model, stacks, resolved)
     model.__dict__["plan"] = resolved
 
 
@@ -100,13 +149,14 @@ def densify(model: Model) -> Model:
         return model
     _remove_hooks(state)
     for stack in stacks_of(model):
-        if stack.module.config._attn_implementation == NAME:
+        if stack.module.config._attn_implementation == NAME and stack.path in state.dense_name:
             stack.module.set_attn_implementation(state.dense_name[stack.path])
         for layer in stack.layers:
             set_layer_state(layer.module, None)
     set_model_state(model, None)
-    model.__dict__.pop("plan", None)
-    model.__dict__.pop("set_plan", None)
+    forget_plan(model)
+    for name in ("plan", "num_plan_layers", "set_plan"):
+        model.__dict__.pop(name, None)
     return model
 
 

@@ -26,7 +26,6 @@ class ModelState:
     Attributes:
         plan: What the layers compute.
         annotate: Makes the facts that the plan reads; `None` where it reads none.
-        num_layers: Layers of each stack, by the stack's path.
         dense_name: The attention implementation that the model had, by the stack's path.
         cache: Layouts, shared by the layers.
         told_dense: Whether the user knows that the model runs dense now.
@@ -35,7 +34,6 @@ class ModelState:
 
     plan: Plan
     annotate: Any = None
-    num_layers: dict[str, int] = field(default_factory=dict)
     dense_name: dict[str, str] = field(default_factory=dict)
     cache: LayoutCache = field(default_factory=LayoutCache)
     told_dense: bool = False

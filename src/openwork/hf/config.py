@@ -1,0 +1,104 @@
+"""The plan in `config.json`: written so that a saved model comes back sparse, or not at all."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from openwork.errors import OpenworkError
+from openwork.hf.layers import Stack
+from openwork.hf.state import NAME
+from openwork.plan import Plan
+
+__all__ = ["forget_plan", "install_loader", "saved_plan", "write_plan"]
+
+_LOG = logging.getLogger("openwork.hf")
+_PLAN, _IMPLEMENTATION = "openwork_plan", "attn_implementation"
+"""Public attributes of a configuration are saved and come back: the plan, and the name that only `import openwork.hf`
+makes known, so that a load without it raises."""
+
+
+def write_plan(model: PreTrainedModel, stacks: list[Stack], plan: Plan) -> None:
+    """Puts the plan, and which parts of the model follow it, where `save_pretrained` finds them."""
+    config = model.config
+    setattr(config, _PLAN, json.loads(plan.to_json()))
+    sparse = {id(stack.module.config) for stack in stacks}
+    if id(config) in sparse:
+        setattr(config, _IMPLEMENTATION, NAME)
+        return
+    parts = {key: NAME for key in config.sub_configs if id(getattr(config, key, None)) in sparse}
+    setattr(config, _IMPLEMENTATION, parts or NAME)
+
+
+def forget_plan(model: PreTrainedModel) -> None:
+    """Takes away what `write_plan` wrote."""
+    for name in (_PLAN, _IMPLEMENTATION):
+        model.config.__dict__.pop(name, None)
+
+
+def saved_plan(model: PreTrainedModel) -> Plan | None:
+    """The plan in the model's configuration; None where there is none.
+
+    Raises:
+        PlanError: It cannot be read, for instance because it holds a boolean tensor or a function of the user's.
+    """
+    content = getattr(model.config, _PLAN, None)
+    return None if content is None else Plan.from_json(json.dumps(content))
+
+
+def _is_sparse(model: PreTrainedModel) -> bool:
+    return any(
+        getattr(part.config, "_attn_implementation", None) == NAME
+        for part in model.modules()
+        if isinstance(part, PreTrainedModel)
+    )
+
+
+def _restore(model: PreTrainedModel, plug: Callable[[PreTrainedModel, Plan], Any]) -> None:
+    """Makes a loaded model sparse where its configuration says so."""
+    try:
+        plan = saved_plan(model)
+    except OpenworkError as error:
+        # its layers have no plan now, so a call raises: nothing runs dense in silence
+        _LOG.warning(
+            "the plan of this checkpoint cannot be read: %s Call openwork.hf.sparsify(model, plan) before the model.",
+            error,
+        )
+        return
+    if plan is None:
+        return
+    if not _is_sparse(model):
+        _LOG.warning(
+            "this checkpoint has the plan %r, but was loaded with attn_implementation=%r and runs dense.",
+            plan,
+            model.config._attn_implementation,
+        )
+        return
+    plug(model, plan)
+
+
+def install_loader(plug: Callable[[PreTrainedModel, Plan], Any]) -> None:
+    """Lets `from_pretrained` give a loaded model its plan.
+
+    transformers calls nothing of ours when a model is built, and an attention function sees one module, not the model
+    around it, so the classmethod is wrapped: what it does and returns stays as it was.
+    """
+    original = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+    if getattr(original, "_openwork", False):
+        return
+
+    @functools.wraps(original)
+    def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        loaded = original(cls, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if isinstance(model, PreTrainedModel):
+            _restore(model, plug)
+        return loaded
+
+    from_pretrained._openwork = True  # type: ignore[attr-defined]
+    PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment]
