@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import openwork as ow
-from openwork.errors import ArgumentError, PlanError, PlanWarning
-from openwork.hf import densify, sparsify
+from openwork.errors import ArgumentError, BackendError, PlanError, PlanWarning
+from openwork.hf import densify, layers_of, sparsify
 from openwork.nn import set_plan
 
 LOCAL = ow.Causal() & (ow.Window(before=5) | ow.First(keys=2))
@@ -241,3 +241,27 @@ def test_what_bypasses_the_interface_is_refused_by_name(name: str, options: dict
 def test_other_modules_are_refused() -> None:
     with pytest.raises(PlanError, match="takes a transformers model; got Linear"):
         sparsify(torch.nn.Linear(2, 2), LOCAL)
+
+
+def test_a_models_own_window_is_only_narrowed_and_is_reported(
+    sizes: Any, ids: torch.Tensor, masked: Any, pairs: Any
+) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    model = MistralForCausalLM(MistralConfig(**sizes, sliding_window=9)).eval()
+    expected = masked(
+        model, ids, pairs(ow.Causal() & ow.Window(before=8) & (ow.First(keys=2) | ow.Window(before=20)), 40)
+    )
+    sparsify(model, ow.First(keys=2) | ow.Window(before=20))
+    told = [layer.own for layer in layers_of(model)]
+    assert told == [ow.Causal() & ow.Window(before=8)] * 3
+    torch.testing.assert_close(model(ids).logits, expected, **CLOSE)
+    handed = layers_of(model)[0].own
+    assert pairs(handed, 40).equal(pairs(told[0], 40)) and layers_of(model)[2].causal
+
+
+def test_a_named_backend_is_used_or_raises(llama: Any, ids: torch.Tensor) -> None:
+    expected = sparsify(llama, LOCAL)(ids).logits
+    torch.testing.assert_close(sparsify(llama, LOCAL, backend="reference")(ids).logits, expected, **CLOSE)
+    with pytest.raises(BackendError, match="sdpa"):
+        sparsify(llama, LOCAL, backend="sdpa")(ids)

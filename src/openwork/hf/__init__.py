@@ -6,9 +6,10 @@ saved sparse model its plan again.
 
 from openwork.hf.config import install_loader
 from openwork.hf.register import register
+from openwork.hf.report import SparseLayer, layers_of
 from openwork.hf.sparsify import densify, plug, sparsify
 
-__all__ = ["densify", "sparsify"]
+__all__ = ["SparseLayer", "densify", "layers_of", "sparsify"]
 
 register()
 install_loader(plug)

@@ -35,7 +35,7 @@ def write_plan(model: PreTrainedModel, stacks: list[Stack], plan: Plan) -> None:
     setattr(config, _IMPLEMENTATION, parts or NAME)
 
 
-def forget_plan(model: PreTrainedModel) -> None:
+def forget_plan(model: Any) -> None:
     """Takes away what `write_plan` wrote."""
     for name in (_PLAN, _IMPLEMENTATION):
         model.config.__dict__.pop(name, None)

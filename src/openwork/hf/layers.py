@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,9 @@ __all__ = ["Layer", "Stack", "stacks_of"]
 
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 _CROSS = ("crossattention", "cross_attention", "cross_attn", "encoder_attn", "encdecattention", "encoder_attention")
-_STATE_SPACE = ("mamba", "ssm", "rwkv", "deltanet", "recurrentblock", "rglru", "linearattention", "lightningattention")
+_STATE_SPACE = re.compile(
+    "Mamba|SSM|R[Ww][Kk][Vv]|DeltaNet|RecurrentBlock|R[Gg][Ll][Rr][Uu]|L(inear|ightning)Attention|ShortConv|RetNet|xLSTM"
+)
 _ALIBI = ("bloom", "falcon", "mpt")
 
 
@@ -134,7 +137,7 @@ def _refuse(model: PreTrainedModel, found: dict[str, list[Layer]]) -> None:
         "model of a family in docs/models.md."
     )
     for module in model.modules():
-        if any(word in type(module).__name__.lower() for word in _STATE_SPACE):
+        if _STATE_SPACE.search(type(module).__name__):
             raise PlanError(
                 f"{name} cannot be made sparse: its {type(module).__name__} carries earlier tokens past any mask, so "
                 f"no plan would hold. {way_out}"
@@ -144,11 +147,22 @@ def _refuse(model: PreTrainedModel, found: dict[str, list[Layer]]) -> None:
         reason = next(_own_attention(model), "it has no attention layer of transformers' own kind")
         raise PlanError(f"{name} cannot be made sparse: {reason}. {way_out}")
     for layer in layers:
-        if hasattr(layer.module, "has_relative_attention_bias"):
+        if getattr(getattr(layer.module, "config", None), "reorder_and_upcast_attn", False):
+            raise PlanError(
+                f"{name} cannot be made sparse: with reorder_and_upcast_attn=True its {type(layer.module).__name__} "
+                "computes attention itself, past transformers' attention interface. Set it to False in the "
+                "configuration, and cast to float32 with torch.autocast disabled where that is needed."
+            )
+        if _has_bias(layer.module):
             raise PlanError(
                 f"{name} cannot be made sparse: {type(layer.module).__name__} adds a learned bias to every pair "
                 f"(position_bias), a tensor of q_len x kv_len that would be lost. {way_out}"
             )
+
+
+def _has_bias(module: nn.Module) -> bool:
+    # T5's buckets; the tables of Swin and BEiT, whose attention moreover sees single windows
+    return any("relative" in name and "bias" in name for name in (*vars(module), *module._modules, *module._parameters))
 
 
 def _own_attention(model: PreTrainedModel) -> Iterator[str]:

@@ -17,7 +17,7 @@ from openwork.patterns import Causal, Chunk, Dense, Pattern, Same, Window
 from openwork.patterns.annotations import IntArray
 from openwork.patterns.base import And
 
-__all__ = ["OwnMask", "conjuncts", "read_mask_function"]
+__all__ = ["OwnMask", "both", "conjuncts", "read_mask_function"]
 
 PACKED, BLOCK = "openwork.packed", "openwork.block"
 """Labels under which the documents of a packed row, and a model's bidirectional blocks, reach the pattern."""
@@ -53,6 +53,19 @@ class OwnMask:
 def conjuncts(pattern: Pattern) -> tuple[Pattern, ...]:
     """The patterns that all must allow a pair."""
     return pattern.patterns if isinstance(pattern, And) else (pattern,)
+
+
+def both(pattern: Pattern, own: Pattern) -> Pattern:
+    """The pairs that `pattern` and a model's own mask both allow, in as few words as are easily found."""
+    if isinstance(own, Dense):
+        return pattern
+    if isinstance(pattern, Dense):
+        return own
+    known = conjuncts(pattern)
+    for part in conjuncts(own):
+        if part not in known:
+            pattern = pattern & part
+    return pattern
 
 
 def read_mask_function(function: Callable[..., Any]) -> OwnMask:

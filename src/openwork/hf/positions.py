@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from openwork.errors import AnnotationError
-from openwork.hf.own import OwnMask, conjuncts
+from openwork.hf.own import OwnMask, both
 from openwork.layout import BlockLayout, documents_from_positions
 from openwork.layout.visible import visible_now
 from openwork.nn.layouts import LayoutCache
-from openwork.patterns import Annotations, Dense, Pattern
+from openwork.patterns import Annotations, Pattern
 from openwork.patterns.annotations import BoolArray, IntArray
 
 __all__ = ["Surroundings", "token_positions"]
@@ -68,17 +68,8 @@ class Surroundings:
 
     def allowed(self, pattern: Pattern) -> Pattern:
         """The pairs of `pattern` that the model's own mask allows, too."""
-        own = self.own.pattern
-        assert own is not None
-        if isinstance(own, Dense):
-            return pattern
-        if isinstance(pattern, Dense):
-            return own
-        known = conjuncts(pattern)
-        missing = [part for part in conjuncts(own) if part not in known]
-        for part in missing:
-            pattern = pattern & part
-        return pattern
+        assert self.own.pattern is not None
+        return both(pattern, self.own.pattern)
 
     def layout(self, pattern: Pattern, cache: LayoutCache) -> BlockLayout:
         """The layout of a layer's pattern under the model's own mask."""

@@ -171,6 +171,7 @@ def attention(
         raise BackendError(f"{state.path} is given a paged cache (continuous batching), which is not supported.")
     query, key, value = _as_autocast(query, key, value)
     surroundings, extra = _surroundings(state, query, key, attention_mask, is_causal)
+    state.own = surroundings.own.pattern
     key, value = key[:, :, : surroundings.kv_len], value[:, :, : surroundings.kv_len]
     decoding = surroundings.cached and surroundings.q_len == 1
     pattern = state.decode_pattern if decoding and state.decode_pattern is not None else state.pattern
@@ -183,7 +184,8 @@ def attention(
         return output.transpose(1, 2).contiguous(), None
     else:
         layout = surroundings.layout(pattern, state.model.cache)
-    output = sparse_attention(query, key, value, layout, dropout_p=float(dropout), **options).output
+    options["dropout_p"] = float(dropout)
+    output = sparse_attention(query, key, value, layout, backend=state.model.backend, **options).output
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -35,7 +35,7 @@ _LOG = logging.getLogger("openwork.hf")
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
-def sparsify(model: Model, plan: Plan | Pattern | Any, annotate: Any = None) -> Model:
+def sparsify(model: Model, plan: Plan | Pattern | Any, annotate: Any = None, *, backend: str = "auto") -> Model:
     """The model, computing from now on only the pairs that the plan and its own mask both allow.
 
     A plan only removes pairs: a window to both sides stays causal on a decoder, and a model's own local layers can only
@@ -48,6 +48,7 @@ def sparsify(model: Model, plan: Plan | Pattern | Any, annotate: Any = None) -> 
         plan: What each layer may look at; a pattern stands for all layers, and a boolean tensor `[q, k]` or
             `[heads, q, k]`, True = attend, for the pattern whose positions are its rows and columns.
         annotate: Makes the facts that the plan reads.
+        backend: Which backend of `openwork.ops.sparse_attention` computes; a named one runs or raises.
 
     Returns:
         The same model. `model.plan` is its plan, `model.set_plan(plan)` (or `openwork.nn.set_plan`) changes it.
@@ -65,16 +66,16 @@ def sparsify(model: Model, plan: Plan | Pattern | Any, annotate: Any = None) -> 
         >>> densify(model).config._attn_implementation
         'sdpa'
     """
-    plug(model, _as_plan(plan), annotate)
+    plug(model, _as_plan(plan), annotate, backend)
     return model
 
 
-def plug(model: Any, plan: Plan, annotate: Any = None) -> None:
+def plug(model: Any, plan: Plan, annotate: Any = None, backend: str = "auto") -> None:
     """Gives the layers of a model their patterns, and the model its state and hooks."""
     stacks, others = _sparse_and_other(model)
     patterns = _resolve(stacks, plan)
     previous = model_state(model)
-    state = ModelState(plan, annotate)
+    state = ModelState(plan, annotate, backend)
     for stack in stacks:
         dense = stack.module.config._attn_implementation
         state.dense_name[stack.path] = previous.dense_name.get(stack.path, dense) if previous else dense

@@ -26,6 +26,7 @@ class ModelState:
     Attributes:
         plan: What the layers compute.
         annotate: Makes the facts that the plan reads; `None` where it reads none.
+        backend: Which backend of `ops.sparse_attention` computes.
         dense_name: The attention implementation that the model had, by the stack's path.
         cache: Layouts, shared by the layers.
         told_dense: Whether the user knows that the model runs dense now.
@@ -34,6 +35,7 @@ class ModelState:
 
     plan: Plan
     annotate: Any = None
+    backend: str = "auto"
     dense_name: dict[str, str] = field(default_factory=dict)
     cache: LayoutCache = field(default_factory=LayoutCache)
     told_dense: bool = False
@@ -57,6 +59,7 @@ class LayerState:
         pattern: What the plan allows; `None` for a layer that is left as it is.
         decode_pattern: The same for single tokens after the prompt.
         causal: Whether the module hides later keys by itself where it is given no mask.
+        own: The model's own mask for this layer, as the last call handed it over.
     """
 
     path: str
@@ -64,6 +67,7 @@ class LayerState:
     pattern: Pattern | None = None
     decode_pattern: Pattern | None = None
     causal: bool = False
+    own: Pattern | None = None
 
 
 def layer_state(module: nn.Module) -> LayerState:
