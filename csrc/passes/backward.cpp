@@ -1,117 +1,615 @@
-// The backward pass, pair by pair: right for every call, and slow.
+// The backward pass: five products for each block of 64 queries and 64 keys.
 //
-// With `out = kept * sum p v` and `kept = sigmoid(lse - sink)`, the gradient of a score is
-// `p * (kept * dout.v * keep - (kept * dout.out - dlse))`, and that of the sink the sum of `-(1 - kept) * dout.out`.
-#include "../kernels/pairs.h"
+//     S = Q K'     P = 2^(S - lse)     dP = dO V'     dS = P (dP - delta)
+//     dV += P' dO     dK += dS' Q     dQ += dS K
+//
+// with delta = dO . O of a row (less the gradient of its lse). Everything is packed once for each part: queries, their
+// gradients and keys by rows, keys and values also transposed. P and dS of a block lie in the first-level cache
+// (2 x 16 KB); the gradients of a key block stay in scratch memory until the unit moves on to the next one.
+//
+// The order of sums. The key blocks of a part are cut into n segments, its query blocks likewise, and a cell is one of
+// each. Cells that share no segment run at the same time: step t of n runs the cells (k, (k + t) mod n). So each unit
+// adds to rows that nobody else touches in that step, every sum has one order, and no partial sums need memory. n
+// depends on the layout and on the number of heads alone.
+
+#include "../kernels/bend.h"
+#include "../kernels/tile.h"
 
 namespace openwork::OPENWORK_ISA {
-
 namespace {
 
-constexpr float kInfinity = __builtin_inff();
+constexpr int64_t kCells = 32;      // cells that may run at the same time, over all jobs, where there are as many blocks
+constexpr int64_t kChunkRows = 256;  // rows that one unit prepares or rounds
 
-struct Sums {
-    float *query, *key, *value;
-    double sink, slope;  // of all pairs of a head: as many as the layout has
+struct Pass {
+    const Backward* args;
+    int64_t head_dim, v_head_dim, padded, v_padded;
+    Jobs jobs;
+    float *lse2, *delta;                         // [batch, q_heads, q_len], base 2; kLowest stands for an empty row
+    float *grad_query, *grad_key, *grad_value;   // float32 sums, nullptr: not wanted
+    float *sink_sums, *slope_sums;               // [batch * q_heads, chunks or q_blocks], summed in order at the end
+    int64_t chunks, slope_blocks;
+    int64_t key_floats, query_floats;  // of a packed block
+    float key_factor;                  // takes the packed queries' factor out of dK
+    // of the wave, rank, part and step at work
+    int64_t first_job, part, step;
+    Units units;
+    float **packed_keys, **packed_queries;  // for each job of the wave
 };
 
-void one_query_head(const Backward& args, int64_t batch, int64_t head, Scratch& scratch, Sums& sums) {
-    const Call& call = args.call;
-    const int64_t q_len = call.query.shape[2], head_dim = call.query.shape[3], v_head_dim = call.value.shape[3];
-    const int64_t kv_head = head / (call.query.shape[1] / call.key.shape[1]);
-    const Head options(call, batch, head);
-    const float* lse = static_cast<const float*>(args.lse.data) + offset_of(args.lse, batch, head, 0);
-    const int64_t lse_step = args.lse.stride[2];
+struct KeyBlock {
+    const float *transposed, *rows, *values_transposed;
+};
 
-    float* query = scratch.floats(head_dim);
-    float* key = scratch.floats(head_dim);
-    float* value = scratch.floats(v_head_dim);
-    float* row = scratch.floats(v_head_dim);
-    float* dout = scratch.floats(q_len * v_head_dim);
-    float* offset = scratch.floats(q_len);
-    for (int64_t q = 0; q < q_len; ++q) {
-        float* own = dout + q * v_head_dim;
-        offset[q] = 0.0f;
-        for (int64_t d = 0; d < v_head_dim; ++d) own[d] = 0.0f;
-        if (lse[q * lse_step] == -kInfinity) continue;
+struct QueryBlock {
+    const float *rows, *grads, *lse2, *delta;
+};
+
+KeyBlock key_block(const Pass& pass, const float* packed) {
+    const float* rows = packed + pass.head_dim * kBlock;
+    return {packed, rows, rows + pass.padded * kBlock};
+}
+
+QueryBlock query_block(const Pass& pass, const float* packed) {
+    const float *grads = packed + pass.padded * kBlock, *lse2 = grads + pass.v_padded * kBlock;
+    return {packed, grads, lse2, lse2 + kBlock};
+}
+
+int64_t row_number(const Pass& pass, int64_t batch, int64_t head, int64_t row) {
+    const Tensor& query = pass.args->call.query;
+    return (batch * query.shape[1] + head) * query.shape[2] + row;
+}
+
+// What the sink leaves to the keys of a row. A row whose lse overflowed is NaN where it sees, and only there.
+float kept_beside_sink(const Pass& pass, int64_t head, float lse) {
+    const Tensor& sink = pass.args->call.sink;
+    if (sink.data == nullptr || lse == -INFINITY) return 1.0f;
+    const float kept = 1.0f / (1.0f + __builtin_expf(static_cast<const float*>(sink.data)[head * sink.stride[0]] - lse));
+    return kept == kept ? kept : 1.0f;
+}
+
+// lse and delta of 256 rows of one head, the gradient of its sink, and zeros in the gradient of the queries.
+void prepare_unit(void* context, int64_t unit, Scratch& scratch) {
+    const Pass& pass = *static_cast<Pass*>(context);
+    const Backward& args = *pass.args;
+    const Tensor& query = args.call.query;
+    const int64_t number = unit / pass.chunks, batch = number / query.shape[1], head = number % query.shape[1];
+    const int64_t first = unit % pass.chunks * kChunkRows;
+    const int64_t stop = first + kChunkRows < query.shape[2] ? first + kChunkRows : query.shape[2];
+    float* grad = scratch.floats(pass.v_head_dim);
+    float sink_sum = 0.0f;
+    for (int64_t row = first; row < stop; ++row) {
+        const int64_t n = row_number(pass, batch, head, row);
+        const float lse = *float_row(args.lse, batch, head, row);
+        pass.lse2[n] = -kLowest;
+        pass.delta[n] = 0.0f;
+        if (lse == -INFINITY) continue;
+        pass.lse2[n] = lse * kLog2e;
+        float offset = 0.0f;
         if (args.grad_output.data != nullptr) {
-            load_row(args.grad_output, batch, head, q, own);
-            load_row(args.output, batch, head, q, row);
-            offset[q] = dot(own, row, v_head_dim);
-            if (call.sink.data != nullptr) {
-                const float kept = 1.0f / (1.0f + std::exp(options.sink() - lse[q * lse_step]));
-                // out is `kept` times what the keys gave: kept * dout.(out / kept) is dout.out
-                sums.sink -= (1.0f - kept) * offset[q];
-                for (int64_t d = 0; d < v_head_dim; ++d) own[d] *= kept;
-                offset[q] *= kept;
-            }
+            read_row(grad, args.grad_output, batch, head, row, pass.v_head_dim, 1.0f);
+            const float* output = float_row(args.output, batch, head, row);
+            const int64_t step = args.output.stride[3];
+            Vector sums = splat(0.0f);
+            int64_t c = 0;
+            if (step == 1)
+                for (; c + kLanes <= pass.v_head_dim; c += kLanes) sums += load(grad + c) * load(output + c);
+            offset = sum_of(sums);
+            for (; c < pass.v_head_dim; ++c) offset += grad[c] * output[c * step];
         }
-        if (args.grad_lse.data != nullptr)
-            offset[q] -= load(args.grad_lse, offset_of(args.grad_lse, batch, head, q));
+        const float kept = kept_beside_sink(pass, head, lse);
+        sink_sum -= (1.0f - kept) * offset;
+        pass.delta[n] = kept * offset;
+        if (args.grad_lse.data != nullptr) {
+            const Tensor& grad_lse = args.grad_lse;
+            pass.delta[n] -= static_cast<const float*>(
+                grad_lse.data)[batch * grad_lse.stride[0] + head * grad_lse.stride[1] + row * grad_lse.stride[2]];
+        }
     }
+    if (pass.sink_sums != nullptr) pass.sink_sums[unit] = sink_sum;
+    if (pass.grad_query != nullptr) {
+        const int64_t n = row_number(pass, batch, head, first);
+        zero(pass.grad_query + n * pass.head_dim, (stop - first) * pass.head_dim);
+    }
+}
 
-    each_row(call.layout->plane(batch, head), [&](const Part& part, int64_t q, const int32_t* keys, auto allowed) {
-        load_row(call.query, batch, head, q, query);
-        const float* own = dout + q * v_head_dim;
-        for (int64_t k = 0; k < part.kv_block; ++k) {
-            if (keys[k] < 0 || !allowed(k)) continue;
-            const int64_t kv = keys[k];
-            load_row(call.key, batch, kv_head, kv, key);
-            load_row(call.value, batch, kv_head, kv, value);
-            const float product = dot(query, key, head_dim);
-            const float p = std::exp(options.score(product, q, kv) - lse[q * lse_step]);
-            const float kept = options.kept(q, kv);
-            for (int64_t d = 0; d < v_head_dim; ++d) sums.value[kv * v_head_dim + d] += p * kept * own[d];
-            float ds = p * (kept * dot(own, value, v_head_dim) - offset[q]);
-            if (call.slopes.data != nullptr) sums.slope -= double{ds} * options.distance(q, kv);
-            if (call.softcap > 0.0f) {
-                const float t = std::tanh(call.scale * product / call.softcap);
-                ds *= 1.0f - t * t;
+void clear_keys_unit(void* context, int64_t unit, Scratch&) {
+    const Pass& pass = *static_cast<Pass*>(context);
+    const int64_t kv_len = pass.args->call.key.shape[2];
+    if (pass.grad_key != nullptr) zero(pass.grad_key + unit * kv_len * pass.head_dim, kv_len * pass.head_dim);
+    if (pass.grad_value != nullptr) zero(pass.grad_value + unit * kv_len * pass.v_head_dim, kv_len * pass.v_head_dim);
+}
+
+void pack_keys_unit(void* context, int64_t unit, Scratch& scratch) {
+    const Pass& pass = *static_cast<Pass*>(context);
+    const int64_t at = pass.units.locate(unit);
+    const Job& job = pass.jobs.at[pass.first_job + at];
+    const Call& call = pass.args->call;
+    float* to = pass.packed_keys[at] + unit * pass.key_floats;
+    float* rows = to + pass.head_dim * kBlock;
+    float* values = scratch.floats(kBlock * pass.v_padded);
+    const int32_t* order = job.plane->parts[pass.part].kv_order + unit * kBlock;
+    gather_rows(rows, call.key, job.batch, job.kv_head, order, pass.padded, 1.0f);
+    transpose_block(to, rows, pass.padded, pass.head_dim);
+    gather_rows(values, call.value, job.batch, job.kv_head, order, pass.v_padded, 1.0f);
+    transpose_block(rows + pass.padded * kBlock, values, pass.v_padded, pass.v_head_dim);
+}
+
+void pack_queries_unit(void* context, int64_t unit, Scratch&) {
+    const Pass& pass = *static_cast<Pass*>(context);
+    const int64_t at = pass.units.locate(unit);
+    const Job& job = pass.jobs.at[pass.first_job + at];
+    const Part& part = job.plane->parts[pass.part];
+    const Backward& args = *pass.args;
+    const int64_t block = unit % part.q_blocks, head = job.heads[unit / part.q_blocks];
+    const int32_t* order = part.q_order + block * kBlock;
+    float* rows = pass.packed_queries[at] + unit * pass.query_floats;
+    float *grads = rows + pass.padded * kBlock, *lse2 = grads + pass.v_padded * kBlock;
+    const bool bends = args.call.softcap != 0.0f || args.call.slopes.data != nullptr;
+    const float factor = bends ? args.call.scale : args.call.scale * kLog2e;
+    gather_rows(rows, args.call.query, job.batch, head, order, pass.padded, factor);
+    for (int r = 0; r < kBlock; ++r) {
+        float* grad = grads + r * pass.v_padded;
+        lse2[r] = -kLowest;
+        lse2[kBlock + r] = 0.0f;
+        if (order[r] < 0 || args.grad_output.data == nullptr) zero(grad, pass.v_padded);
+        if (order[r] < 0) continue;
+        const int64_t n = row_number(pass, job.batch, head, order[r]);
+        lse2[r] = pass.lse2[n];
+        lse2[kBlock + r] = pass.delta[n];
+        if (args.grad_output.data == nullptr) continue;
+        const float kept = kept_beside_sink(pass, head, *float_row(args.lse, job.batch, head, order[r]));
+        read_row(grad, args.grad_output, job.batch, head, order[r], pass.v_padded, kept);
+    }
+}
+
+// Scratch memory of a unit, and what it works on.
+struct Work {
+    float *probs, *grad_scores;       // [64][64]: P (with dropout), dS
+    float *key_sums, *value_sums;     // [64][padded]: dK, dV of the key block
+    float *factors, *slope_of_cap;    // [64] of one row: dropout, the cap's derivative
+    float* query_sums;                // [6][padded]: dQ where rows end within a vector
+    Bend bend;
+    bool simple;  // nothing bends scores or drops pairs
+    const int32_t *q_order, *kv_order;
+    float* slope_sum;
+    // of each group of six rows: which vectors of keys it sees
+    int first[kBlock / kTileRows + 1], stop[kBlock / kTileRows + 1];
+};
+
+template <int rows, int vectors, bool masked>
+OPENWORK_INLINE void simple_tile(const Pass& pass, const Work& work, const QueryBlock& q, const KeyBlock& k, int row,
+                                 int first, const uint64_t* bits) {
+    const int at = row * kBlock + first * kLanes;
+    Vector probs[rows][vectors];
+    clear(probs);
+    multiply_add(probs, q.rows + row * pass.padded, pass.padded, 1, k.transposed + first * kLanes, kBlock,
+                 pass.head_dim);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+        const Vector lse2 = splat(q.lse2[row + r]);
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) {
+            Vector p = exp2_of(probs[r][v] - lse2);
+            if constexpr (masked) p = where_set(bits[r] >> ((first + v) * kLanes), p, splat(0.0f));
+            store(work.probs + at + r * kBlock + v * kLanes, p);
+        }
+    }
+    Vector grads[rows][vectors];
+    clear(grads);
+    multiply_add(grads, q.grads + row * pass.v_padded, pass.v_padded, 1, k.values_transposed + first * kLanes, kBlock,
+                 pass.v_head_dim);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+        const Vector delta = splat(q.delta[row + r]);
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) {
+            const int to = at + r * kBlock + v * kLanes;
+            Vector ds = load(work.probs + to) * (grads[r][v] - delta);
+            // infinity times 0: a forbidden value may be too large
+            if constexpr (masked) ds = where_set(bits[r] >> ((first + v) * kLanes), ds, splat(0.0f));
+            store(work.grad_scores + to, ds);
+        }
+    }
+}
+
+// The plain product of one tile, into memory.
+template <int rows>
+void product_tile(float* to, const float* a, int64_t a_step, const float* b, int64_t depth) {
+    for_vectors(0, kBlockVectors, [&]<int vectors>(int first) {
+        Vector sums[rows][vectors];
+        clear(sums);
+        multiply_add(sums, a, a_step, 1, b + first * kLanes, kBlock, depth);
+        for (int r = 0; r < rows; ++r)
+            for (int v = 0; v < vectors; ++v) store(to + r * kBlock + (first + v) * kLanes, sums[r][v]);
+    });
+}
+
+// The same with softcap, ALiBi or dropout, row by row.
+template <int rows>
+void bent_tile(const Pass& pass, const Work& work, const QueryBlock& q, const KeyBlock& k, int row,
+               const uint64_t* bits) {
+    float *probs = work.probs + row * kBlock, *grads = work.grad_scores + row * kBlock;
+    product_tile<rows>(probs, q.rows + row * pass.padded, pass.padded, k.transposed, pass.head_dim);
+    product_tile<rows>(grads, q.grads + row * pass.v_padded, pass.v_padded, k.values_transposed, pass.v_head_dim);
+    const Bend& bend = work.bend;
+    for (int r = 0; r < rows; ++r, probs += kBlock, grads += kBlock) {
+        const int32_t query = work.q_order[row + r];
+        if (bend.scores()) bend_row(probs, bend, query, work.kv_order, work.slope_of_cap);
+        if (bend.dropout) keep_row(work.factors, bend, query, work.kv_order);
+        const Vector lse2 = splat(q.lse2[row + r]), delta = splat(q.delta[row + r]), none = splat(0.0f);
+        const uint64_t allowed = query < 0 ? 0 : bits == nullptr ? ~uint64_t{0} : bits[r];
+        for (int c = 0; c < kBlock; c += kLanes) {
+            const Vector p = where_set(allowed >> c, exp2_of(load(probs + c) - lse2), none);
+            Vector grad = load(grads + c), dropped = p;
+            if (bend.dropout) {
+                grad *= load(work.factors + c);
+                dropped *= load(work.factors + c);
             }
-            ds *= call.scale;
-            for (int64_t d = 0; d < head_dim; ++d) {
-                sums.query[q * head_dim + d] += ds * key[d];
-                sums.key[kv * head_dim + d] += ds * query[d];
-            }
+            store(probs + c, dropped);
+            store(grads + c, where_set(allowed >> c, p * (grad - delta), none));
+        }
+        if (bend.alibi && work.slope_sum != nullptr) {
+            float apart[kBlock];
+            distances(apart, bend, query, work.kv_order);
+            float sum = 0.0f;
+            for (int c = 0; c < kBlock; ++c) sum -= grads[c] * apart[c];
+            *work.slope_sum += sum;
+        }
+        if (bend.softcap != 0.0f)
+            for (int c = 0; c < kBlock; ++c) grads[c] *= work.slope_of_cap[c];
+    }
+}
+
+template <int rows, bool masked>
+void probs_tile(const Pass& pass, Work& work, const QueryBlock& q, const KeyBlock& k, int row, const uint64_t* bits) {
+    int first = 0, stop = kBlockVectors;
+    if constexpr (masked) {
+        uint64_t any = 0;
+        for (int r = 0; r < rows; ++r) any |= bits[r];
+        first = any == 0 ? 0 : __builtin_ctzll(any) / kLanes;
+        stop = any == 0 ? 0 : (63 - __builtin_clzll(any)) / kLanes + 1;
+    }
+    work.first[row / kTileRows] = first;
+    work.stop[row / kTileRows] = stop;
+    if (!work.simple) {
+        bent_tile<rows>(pass, work, q, k, row, masked ? bits : nullptr);
+        return;
+    }
+    for_vectors(first, stop - first, [&]<int vectors>(int v) {
+        simple_tile<rows, vectors, masked>(pass, work, q, k, row, v, bits);
+    });
+    for (int r = row; masked && r < row + rows; ++r) {
+        for (int v = 0; v < kBlockVectors; ++v) {
+            if (v >= first && v < stop) continue;
+            store(work.probs + r * kBlock + v * kLanes, splat(0.0f));
+            store(work.grad_scores + r * kBlock + v * kLanes, splat(0.0f));
+        }
+    }
+}
+
+// Calls `tile.template operator()<rows>(row)` for groups of six rows that hold rows below `count`, and a last one of four.
+template <typename Tile>
+OPENWORK_INLINE void for_rows(int count, Tile&& tile) {
+    int row = 0;
+    for (; row < count && row + kTileRows <= kBlock; row += kTileRows) tile.template operator()<kTileRows>(row);
+    if (row < count) tile.template operator()<kBlock % kTileRows>(row);
+}
+
+// Rows of queries that see any of the keys [key, key + kTileRows), as whole groups.
+OPENWORK_INLINE void seeing_rows(const Work& work, int num_rows, int key, int& first, int& stop) {
+    const int low = key / kLanes, high = (key + kTileRows - 1) / kLanes;
+    first = kBlock;
+    stop = 0;
+    for (int row = 0; row < num_rows; row += kTileRows) {
+        const int group = row / kTileRows;
+        if (work.first[group] > high || work.stop[group] <= low) continue;
+        if (first == kBlock) first = row;
+        stop = row + kTileRows < num_rows ? row + kTileRows : num_rows;
+    }
+}
+
+void add_rows(float* to, const float* from, int64_t columns, float factor) {
+    for (int64_t c = 0; c < columns; ++c) to[c] += from[c] * factor;
+}
+
+// dQ where rows end within a vector: by way of scratch memory.
+template <int rows>
+void add_short_rows(const Pass& pass, const Work& work, float* const* to, const Factors& f) {
+    zero(work.query_sums, rows * pass.padded);
+    add_product<rows>(work.query_sums, pass.padded, pass.padded, f);
+    for (int r = 0; r < rows; ++r)
+        if (to[r] != nullptr) add_rows(to[r], work.query_sums + r * pass.padded, pass.head_dim, pass.args->call.scale);
+}
+
+// One block of one query head.
+void backward_block(const Pass& pass, Work& work, const QueryBlock& q, const KeyBlock& k, const uint64_t* mask,
+                    int num_rows, float* const* grad_rows) {
+    for_rows(num_rows, [&]<int rows>(int row) {
+        if (mask != nullptr)
+            probs_tile<rows, true>(pass, work, q, k, row, mask + row);
+        else
+            probs_tile<rows, false>(pass, work, q, k, row, nullptr);
+    });
+    if (pass.grad_query != nullptr) {
+        for_rows(num_rows, [&]<int rows>(int row) {
+            const int first = work.first[row / kTileRows] * kLanes, stop = work.stop[row / kTileRows] * kLanes;
+            if (first >= stop) return;
+            const Factors f{work.grad_scores + row * kBlock + first, kBlock, 1, k.rows + first * pass.padded,
+                            pass.padded, stop - first};
+            if (pass.head_dim == pass.padded)
+                add_product<rows>(grad_rows + row, pass.head_dim, f, pass.args->call.scale);
+            else
+                add_short_rows<rows>(pass, work, grad_rows + row, f);
+        });
+    }
+    for_rows(kBlock, [&]<int rows>(int key) {
+        int first, stop;
+        seeing_rows(work, num_rows, key, first, stop);
+        if (first >= stop) return;
+        if (pass.grad_value != nullptr) {
+            const Factors f{work.probs + first * kBlock + key, 1, kBlock, q.grads + first * pass.v_padded,
+                            pass.v_padded, stop - first};
+            add_product<rows>(work.value_sums + key * pass.v_padded, pass.v_padded, pass.v_padded, f);
+        }
+    });
+    for_rows(kBlock, [&]<int rows>(int key) {
+        int first, stop;
+        seeing_rows(work, num_rows, key, first, stop);
+        if (first >= stop) return;
+        if (pass.grad_key != nullptr) {
+            const Factors f{work.grad_scores + first * kBlock + key, 1, kBlock, q.rows + first * pass.padded,
+                            pass.padded, stop - first};
+            add_product<rows>(work.key_sums + key * pass.padded, pass.padded, pass.padded, f);
         }
     });
 }
 
-// One key head of one sequence, with the query heads that read it.
-void one_key_head(void* context, int64_t unit, Scratch& scratch) {
-    const Backward& args = *static_cast<const Backward*>(context);
-    const Call& call = args.call;
-    const int64_t kv_heads = call.key.shape[1], group = call.query.shape[1] / kv_heads;
-    const int64_t q_len = call.query.shape[2], kv_len = call.key.shape[2];
-    const int64_t head_dim = call.query.shape[3], v_head_dim = call.value.shape[3];
-    const int64_t batch = unit / kv_heads, kv_head = unit % kv_heads;
+// One query block of one head against the key block at work.
+void visit(const Pass& pass, const Job& job, Work& work, int64_t at, int64_t head, int64_t block, const KeyBlock& k,
+           const uint64_t* mask) {
+    const Part& part = job.plane->parts[pass.part];
+    work.q_order = part.q_order + block * kBlock;
+    int num_rows = kBlock;
+    while (num_rows > 0 && work.q_order[num_rows - 1] < 0) --num_rows;
+    if (num_rows == 0) return;
+    float* grad_rows[kBlock];
+    const int64_t number = job.batch * pass.args->call.query.shape[1] + job.heads[head];
+    for (int r = 0; r < kBlock && pass.grad_query != nullptr; ++r) {
+        const int32_t row = work.q_order[r];
+        const int64_t n = number * pass.args->call.query.shape[2] + row;
+        grad_rows[r] = row < 0 ? nullptr : pass.grad_query + n * pass.head_dim;
+    }
+    if (pass.slope_sums != nullptr) work.slope_sum = pass.slope_sums + number * pass.slope_blocks + block;
+    const float* packed = pass.packed_queries[at] + (head * part.q_blocks + block) * pass.query_floats;
+    backward_block(pass, work, query_block(pass, packed), k, mask, num_rows, grad_rows);
+}
 
-    Sums sums{scratch.floats(q_len * head_dim), scratch.floats(kv_len * head_dim), scratch.floats(kv_len * v_head_dim),
-              0.0, 0.0};
-    for (int64_t i = 0; i < kv_len * head_dim; ++i) sums.key[i] = 0.0f;
-    for (int64_t i = 0; i < kv_len * v_head_dim; ++i) sums.value[i] = 0.0f;
-    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-        sums.sink = sums.slope = 0.0;
-        for (int64_t i = 0; i < q_len * head_dim; ++i) sums.query[i] = 0.0f;
-        one_query_head(args, batch, head, scratch, sums);
-        if (args.grad_query.data != nullptr)
-            for (int64_t q = 0; q < q_len; ++q) store_row(args.grad_query, batch, head, q, sums.query + q * head_dim);
-        if (args.grad_sink.data != nullptr)
-            store(args.grad_sink, offset_of(args.grad_sink, batch, head, 0),
-                  static_cast<float>(sums.sink));
-        if (args.grad_slopes.data != nullptr)
-            store(args.grad_slopes, offset_of(args.grad_slopes, batch, head, 0), static_cast<float>(sums.slope));
+// What the unit has summed for a key block goes to its keys.
+void flush(const Pass& pass, const Job& job, const Work& work) {
+    const Tensor& key = pass.args->call.key;
+    const int64_t number = (job.batch * key.shape[1] + job.kv_head) * key.shape[2];
+    for (int r = 0; r < kBlock; ++r) {
+        const int32_t row = work.kv_order[r];
+        if (row < 0) continue;
+        if (pass.grad_key != nullptr)
+            add_rows(pass.grad_key + (number + row) * pass.head_dim, work.key_sums + r * pass.padded, pass.head_dim,
+                     pass.key_factor);
+        if (pass.grad_value != nullptr)
+            add_rows(pass.grad_value + (number + row) * pass.v_head_dim, work.value_sums + r * pass.v_padded,
+                     pass.v_head_dim, 1.0f);
     }
-    for (int64_t k = 0; k < kv_len; ++k) {
-        if (args.grad_key.data != nullptr) store_row(args.grad_key, batch, kv_head, k, sums.key + k * head_dim);
-        if (args.grad_value.data != nullptr) store_row(args.grad_value, batch, kv_head, k, sums.value + k * v_head_dim);
+}
+
+int64_t cells_of(const Pass& pass, const Part& part) {
+    const int64_t most = part.q_blocks > part.kv_blocks ? part.q_blocks : part.kv_blocks;
+    const int64_t wanted = (kCells + pass.jobs.count - 1) / pass.jobs.count;
+    return wanted < most ? wanted : most;
+}
+
+Work make_work(const Pass& pass, Scratch& scratch) {
+    Work work{};
+    work.probs = scratch.floats(kBlock * kBlock);
+    work.grad_scores = scratch.floats(kBlock * kBlock);
+    work.key_sums = scratch.floats(kBlock * pass.padded);
+    work.value_sums = scratch.floats(kBlock * pass.v_padded);
+    work.query_sums = scratch.floats(kTileRows * pass.padded);
+    work.factors = scratch.floats(kBlock);
+    work.slope_of_cap = scratch.floats(kBlock);
+    return work;
+}
+
+void cell_unit(void* context, int64_t unit, Scratch& scratch) {
+    const Pass& pass = *static_cast<Pass*>(context);
+    const int64_t at = pass.units.locate(unit);
+    const Job& job = pass.jobs.at[pass.first_job + at];
+    const Part& part = job.plane->parts[pass.part];
+    const int64_t n = cells_of(pass, part), q_segment = (unit + pass.step) % n;
+    const int64_t first = part.q_blocks * q_segment / n, stop = part.q_blocks * (q_segment + 1) / n;
+    Work work = make_work(pass, scratch);
+    const uint64_t* masks = reinterpret_cast<const uint64_t*>(part.masks);
+    for (int64_t key = part.kv_blocks * unit / n; key < part.kv_blocks * (unit + 1) / n; ++key) {
+        const KeyBlock k = key_block(pass, pass.packed_keys[at] + key * pass.key_floats);
+        work.kv_order = part.kv_order + key * kBlock;
+        bool any = false;
+        for (int64_t head = 0; head < job.num_heads; ++head) {
+            bool started = false;
+            const auto start = [&] {
+                if (!any) {
+                    zero(work.key_sums, kBlock * pass.padded);
+                    zero(work.value_sums, kBlock * pass.v_padded);
+                }
+                if (!started) {
+                    work.bend = bend_of(pass.args->call, job.batch, job.heads[head]);
+                    work.simple = !work.bend.scores() && !work.bend.dropout;
+                }
+                any = started = true;
+            };
+            for (int32_t run = part.kv_full_offsets[key]; run < part.kv_full_offsets[key + 1]; ++run) {
+                const int64_t from = part.kv_full_runs[2 * run], to = part.kv_full_runs[2 * run + 1];
+                for (int64_t block = from > first ? from : first; block < to && block < stop; ++block) {
+                    start();
+                    visit(pass, job, work, at, head, block, k, nullptr);
+                }
+            }
+            for (int32_t entry = part.kv_partial_offsets[key]; entry < part.kv_partial_offsets[key + 1]; ++entry) {
+                const int64_t block = part.kv_partial_q_block[entry];
+                if (block < first || block >= stop) continue;
+                start();
+                visit(pass, job, work, at, head, block, k, masks + int64_t{part.kv_partial_mask[entry]} * kBlock);
+            }
+        }
+        if (any) flush(pass, job, work);
     }
+}
+
+// Sums become gradients in the dtype of the inputs.
+struct Rounding {
+    const Tensor* to;
+    const float* from;
+};
+
+void round_unit(void* context, int64_t unit, Scratch&) {
+    const Rounding& rounding = *static_cast<Rounding*>(context);
+    const Tensor& to = *rounding.to;
+    const int64_t chunks = (to.shape[2] + kChunkRows - 1) / kChunkRows, number = unit / chunks;
+    for (int64_t row = unit % chunks * kChunkRows; row < (unit % chunks + 1) * kChunkRows && row < to.shape[2]; ++row)
+        write_row(to, number / to.shape[1], number % to.shape[1], row,
+                  rounding.from + (number * to.shape[2] + row) * to.shape[3], to.shape[3]);
+}
+
+float* sums_for(const Tensor& grad, Runner& runner) {
+    if (grad.data == nullptr || grad.dtype == Dtype::float32) return static_cast<float*>(grad.data);
+    return static_cast<float*>(runner.alloc(grad.shape[0] * grad.shape[1] * grad.shape[2] * grad.shape[3] * 4));
+}
+
+void round_sums(const Tensor& grad, const float* sums, Runner& runner) {
+    if (grad.data == nullptr || grad.dtype == Dtype::float32) return;
+    Rounding rounding{&grad, sums};
+    runner.run(grad.shape[0] * grad.shape[1] * ((grad.shape[2] + kChunkRows - 1) / kChunkRows), round_unit, &rounding);
+}
+
+int64_t most_blocks(const Job& job, bool queries) {
+    int64_t most = 0;
+    for (int64_t p = 0; p < job.plane->num_parts; ++p) {
+        const Part& part = job.plane->parts[p];
+        const int64_t blocks = queries ? part.q_blocks : part.kv_blocks;
+        if (blocks > most) most = blocks;
+    }
+    return most;
+}
+
+template <typename Count>
+int64_t number_units(Pass& pass, int64_t jobs, int64_t rank, Count count) {
+    const Job* job = pass.jobs.at + pass.first_job;
+    pass.units.first[0] = 0;
+    for (int64_t j = 0; j < jobs; ++j) {
+        const bool there = job[j].rank == rank && pass.part < job[j].plane->num_parts;
+        pass.units.first[j + 1] = pass.units.first[j] + (there ? count(job[j], job[j].plane->parts[pass.part]) : 0);
+    }
+    pass.units.jobs = jobs;
+    return pass.units.total();
+}
+
+void run_wave(Pass& pass, int64_t jobs, Runner& runner) {
+    for (int64_t rank = 0; rank < pass.jobs.ranks; ++rank) {
+        for (pass.part = 0; pass.part < pass.jobs.max_parts; ++pass.part) {
+            if (number_units(pass, jobs, rank, [](const Job&, const Part& part) { return part.kv_blocks; }) == 0) continue;
+            runner.run(pass.units.total(), pack_keys_unit, &pass);
+            number_units(pass, jobs, rank, [](const Job& job, const Part& part) { return part.q_blocks * job.num_heads; });
+            runner.run(pass.units.total(), pack_queries_unit, &pass);
+            int64_t steps = 0;
+            number_units(pass, jobs, rank, [&](const Job&, const Part& part) {
+                const int64_t n = cells_of(pass, part);
+                if (n > steps) steps = n;
+                return n;
+            });
+            for (pass.step = 0; pass.step < steps; ++pass.step) runner.run(pass.units.total(), cell_unit, &pass);
+        }
+    }
+}
+
+void run_waves(Pass& pass, Runner& runner) {
+    const int64_t budget = wave_bytes(pass.args->call);
+    char* memory = nullptr;
+    int64_t room = 0;
+    for (int64_t first = 0, stop; first < pass.jobs.count; first = stop) {
+        int64_t bytes = 0;
+        for (stop = first; stop < pass.jobs.count; ++stop) {
+            const Job& job = pass.jobs.at[stop];
+            const int64_t keys = most_blocks(job, false) * pass.key_floats;
+            const int64_t more = 4 * (keys + most_blocks(job, true) * job.num_heads * pass.query_floats);
+            if (stop > first && bytes + more > budget) break;
+            pass.packed_keys[stop - first] = reinterpret_cast<float*>(bytes);
+            pass.packed_queries[stop - first] = reinterpret_cast<float*>(bytes + 4 * keys);
+            bytes += more;
+        }
+        if (bytes > room) memory = static_cast<char*>(runner.alloc(room = bytes));
+        for (int64_t j = 0; j < stop - first; ++j) {
+            pass.packed_keys[j] = reinterpret_cast<float*>(memory + reinterpret_cast<intptr_t>(pass.packed_keys[j]));
+            pass.packed_queries[j] =
+                reinterpret_cast<float*>(memory + reinterpret_cast<intptr_t>(pass.packed_queries[j]));
+        }
+        pass.first_job = first;
+        run_wave(pass, stop - first, runner);
+    }
+}
+
+void sum_in_order(const Tensor& to, const float* sums, int64_t heads, int64_t each) {
+    if (to.data == nullptr) return;
+    for (int64_t h = 0; h < heads; ++h) {
+        float sum = 0.0f;
+        for (int64_t i = 0; i < each; ++i) sum += sums[h * each + i];
+        static_cast<float*>(to.data)[h] = sum;
+    }
+}
+
+void allocate(Pass& pass, Runner& runner) {
+    const Backward& args = *pass.args;
+    const int64_t heads = args.call.query.shape[0] * args.call.query.shape[1], rows = heads * args.call.query.shape[2];
+    pass.lse2 = static_cast<float*>(runner.alloc(rows * 4));
+    pass.delta = static_cast<float*>(runner.alloc(rows * 4));
+    pass.grad_query = sums_for(args.grad_query, runner);
+    pass.grad_key = sums_for(args.grad_key, runner);
+    pass.grad_value = sums_for(args.grad_value, runner);
+    pass.chunks = (args.call.query.shape[2] + kChunkRows - 1) / kChunkRows;
+    if (args.grad_sink.data != nullptr) pass.sink_sums = static_cast<float*>(runner.alloc(heads * pass.chunks * 4));
+    for (int64_t j = 0; j < pass.jobs.count; ++j) {
+        const int64_t blocks = most_blocks(pass.jobs.at[j], true);
+        if (blocks > pass.slope_blocks) pass.slope_blocks = blocks;
+    }
+    if (args.grad_slopes.data != nullptr) {
+        pass.slope_sums = static_cast<float*>(runner.alloc(heads * pass.slope_blocks * 4));
+        zero(pass.slope_sums, heads * pass.slope_blocks);
+    }
+    pass.units.first = static_cast<int64_t*>(runner.alloc((pass.jobs.count + 1) * 8));
+    pass.packed_keys = static_cast<float**>(runner.alloc(pass.jobs.count * 8));
+    pass.packed_queries = static_cast<float**>(runner.alloc(pass.jobs.count * 8));
 }
 
 }  // namespace
 
 void backward(const Backward& args, Runner& runner) {
-    runner.run(args.call.key.shape[0] * args.call.key.shape[1], one_key_head, const_cast<Backward*>(&args));
+    Pass pass{};
+    pass.args = &args;
+    pass.head_dim = args.call.query.shape[3];
+    pass.v_head_dim = args.call.value.shape[3];
+    pass.padded = whole_vectors(pass.head_dim);
+    pass.v_padded = whole_vectors(pass.v_head_dim);
+    pass.key_floats = kBlock * (pass.head_dim + pass.padded + pass.v_head_dim);
+    pass.query_floats = kBlock * (pass.padded + pass.v_padded + 2);
+    pass.key_factor = args.call.softcap != 0.0f || args.call.slopes.data != nullptr ? 1.0f : kLn2;
+    pass.jobs = make_jobs(args.call, runner);
+    allocate(pass, runner);
+    const int64_t heads = args.call.query.shape[0] * args.call.query.shape[1];
+    runner.run(heads * pass.chunks, prepare_unit, &pass);
+    runner.run(args.call.key.shape[0] * args.call.key.shape[1], clear_keys_unit, &pass);
+    run_waves(pass, runner);
+    round_sums(args.grad_query, pass.grad_query, runner);
+    round_sums(args.grad_key, pass.grad_key, runner);
+    round_sums(args.grad_value, pass.grad_value, runner);
+    sum_in_order(args.grad_sink, pass.sink_sums, heads, pass.chunks);
+    sum_in_order(args.grad_slopes, pass.slope_sums, heads, pass.slope_blocks);
 }
 
 }  // namespace openwork::OPENWORK_ISA
