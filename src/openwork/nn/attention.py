@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from openwork.errors import ArgumentError, PlanError
 from openwork.layout import BlockLayout
 from openwork.nn.layouts import Facts, LayoutCache
+from openwork.nn.pattern_layer import PatternLayer
 from openwork.nn.rotary import RotaryTable, rotary_table, rotate
 from openwork.ops import sparse_attention
-from openwork.patterns import Causal, Pattern, PerHead
+from openwork.patterns import Causal, Pattern
 
 __all__ = ["SparseAttention"]
 
 _NORM_EPS = 1e-6
 
 
-class SparseAttention(nn.Module):
+class SparseAttention(PatternLayer, nn.Module):
     """Multi-head attention of a sequence to itself, over the pairs that a pattern allows and no others.
 
     Args:
@@ -44,6 +45,8 @@ class SparseAttention(nn.Module):
         >>> layer(torch.zeros(1, 100, 64)).shape
         torch.Size([1, 100, 64])
     """
+
+    takes_annotations = True
 
     def __init__(
         self,
@@ -80,15 +83,6 @@ class SparseAttention(nn.Module):
         self._cache = LayoutCache()
         self.set_pattern(Causal() if pattern is None else pattern)
 
-    def set_pattern(self, pattern: Pattern) -> None:
-        """Uses another pattern from the next call on; parameters are untouched."""
-        if isinstance(pattern, PerHead) and len(pattern.patterns) != self.q_heads:
-            raise PlanError(
-                f"a PerHead of {len(pattern.patterns)} heads does not fit a layer of {self.q_heads} query heads; "
-                "give one pattern for each."
-            )
-        self.pattern = pattern
-
     def forward(
         self,
         hidden: Tensor,
@@ -119,7 +113,9 @@ class SparseAttention(nn.Module):
         if hidden.ndim != 3 or hidden.shape[-1] != self.dim:
             raise ArgumentError(f"hidden must be [batch, seq_len, dim={self.dim}]; got {list(hidden.shape)}.")
         batch, seq_len, _ = hidden.shape
+        layout = self.pattern if layout is None and isinstance(self.pattern, BlockLayout) else layout
         if layout is None:
+            assert isinstance(self.pattern, Pattern)
             layout = self._cache.layout(
                 self.pattern, q_len=seq_len, kv_len=seq_len, annotations=annotations, kv_positions=positions
             )
