@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from openwork import __version__
-from openwork.cli import check, demo, doctor, runs, show, study
+from openwork.cli import bench, check, demo, doctor, runs, show, study
 from openwork.errors import OpenworkError
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("show")(show.show)
 app.command("check")(check.check)
+app.command("bench")(bench.bench)
 app.command("study")(study.study)
 app.add_typer(runs.app)
 app.command("doctor")(doctor.doctor)

@@ -4,12 +4,13 @@ Importing this registers the attention implementation `openwork` with transforme
 saved sparse model its plan again.
 """
 
+from openwork.hf.annotate import annotating
 from openwork.hf.config import install_loader
 from openwork.hf.register import register
 from openwork.hf.report import SparseLayer, layers_of
-from openwork.hf.sparsify import densify, plug, sparsify
+from openwork.hf.sparsify import densify, plug_loaded, sparsify
 
-__all__ = ["SparseLayer", "densify", "layers_of", "sparsify"]
+__all__ = ["SparseLayer", "annotating", "densify", "layers_of", "sparsify"]
 
 register()
-install_loader(plug)
+install_loader(plug_loaded)

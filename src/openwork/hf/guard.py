@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from openwork.errors import ArgumentError
+from openwork.hf.calls import OFFSETS, TEXT, CallEnd, enter_call
 from openwork.hf.state import NAME, ModelState
 
 __all__ = ["CallGuard"]
@@ -14,20 +15,25 @@ _LOG = logging.getLogger("openwork.hf")
 
 
 class CallGuard:
-    """A forward pre-hook; it holds the model's state, so that copies and pickles of the model keep it."""
+    """A forward pre-hook; it holds the model's state, so that copies and pickles of the model keep it.
 
-    def __init__(self, state: ModelState) -> None:
-        self.state = state
+    Args:
+        state: The model's.
+        end: The hook that ends the call, where the plan reads facts.
+    """
 
-    def __call__(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        """Raises for what sparse attention would lose without a word.
+    def __init__(self, state: ModelState, end: CallEnd | None = None) -> None:
+        self.state, self.end = state, end
+
+    def __call__(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        """Raises for what sparse attention would lose without a word, and notes the ids for the annotator.
 
         Raises:
             ArgumentError: `output_attentions=True`, or a head mask.
         """
         if module.config._attn_implementation != NAME:
             self._tell_dense(module)
-            return
+            return _without_text(args, kwargs)
         self.state.told_dense = False
         if kwargs.get("output_attentions") or getattr(module.config, "output_attentions", False):
             raise ArgumentError(
@@ -40,6 +46,9 @@ class CallGuard:
                     f"{name} multiplies whole heads, which sparse attention cannot honour; prune the heads, or give "
                     "them a plan of their own with PerHead."
                 )
+        if self.end is not None:
+            self.end.tokens.append(enter_call(self.state, module, args, kwargs))
+        return _without_text(args, kwargs)
 
     def _tell_dense(self, module: Any) -> None:
         if not self.state.told_dense:
@@ -51,3 +60,10 @@ class CallGuard:
                 module.config._attn_implementation,
                 NAME,
             )
+
+
+def _without_text(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """The arguments without the raw text, which no model takes; None where there is none."""
+    if TEXT not in kwargs and OFFSETS not in kwargs:
+        return None
+    return args, {name: value for name, value in kwargs.items() if name not in (TEXT, OFFSETS)}

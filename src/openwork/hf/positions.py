@@ -39,7 +39,8 @@ class Surroundings:
         kv_start: Tokens that the cache has dropped before its first key.
         own: The model's own mask.
         valid: bool `[batch, kv_start + kv_len]`, False for padding; `None` where there is none.
-        facts: What the user's annotator says of the tokens from the first on, one for each sequence or one for all.
+        facts: Asks the user's annotator about the tokens from the first on: one set for each sequence or one for all;
+            None where their ids are not known.
         cached: Whether there are keys of earlier calls.
         make_pairs: The model's own mask as transformers itself builds it for sdpa, bool `[batch, 1, q_len, kv_length]`.
     """
@@ -50,7 +51,7 @@ class Surroundings:
     kv_start: int
     own: OwnMask
     valid: BoolArray | None = None
-    facts: tuple[Annotations, ...] | None = None
+    facts: Callable[[], tuple[Annotations, ...] | None] | None = None
     cached: bool = False
     make_pairs: Callable[[], Any] | None = None
     _layouts: dict[Pattern, BlockLayout] = field(default_factory=dict)
@@ -100,22 +101,24 @@ class Surroundings:
             return None
         stop = self.kv_start + self.kv_len
         labels: dict[str, Any] = {name: rows for name, rows in self.own.labels.items() if name in needs}
-        known = self.facts[0].labels if self.facts else {}
-        if needs.get("document") == "label" and "document" not in known:
+        document = needs.get("document") == "label"
+        others = {name for name in needs if name not in labels and not (document and name == "document")}
+        facts = self.facts() if self.facts is not None and (others or document) else None
+        if document and (facts is None or "document" not in facts[0].labels):
             labels["document"] = self._documents()
-        others = {name for name in needs if name not in labels}
-        if others and self.facts is None:
+        elif document:
+            others.add("document")
+        if others and facts is None:
             raise AnnotationError(
-                f"the plan reads {', '.join(repr(name) for name in sorted(others))}, but this call has no input_ids to "
-                "annotate (it was given embeddings, or the model's inner part was called). Call the sparsified model "
-                "with input_ids."
+                f"the plan reads {', '.join(repr(name) for name in sorted(others))}, but the ids of the tokens are not "
+                "known: the model was called with embeddings or continues a cache that it did not fill. Call the model "
+                "with input_ids from the first token on."
             )
         rows = []
         for row in range(self.batch):
             notes = Annotations(stop, labels={name: _row(values, row, stop) for name, values in labels.items()})
-            if others:
-                assert self.facts is not None
-                notes = _named(_pick(self.facts, row), others, stop).merged(notes)
+            if facts is not None and others:
+                notes = _named(_pick(facts, row), others, stop).merged(notes)
             rows.append(_since(notes, self.kv_start))
         return rows
 

@@ -22,7 +22,7 @@ from openwork.hf.mask import LazyMask
 from openwork.hf.own import OwnMask, read_mask_function
 from openwork.hf.positions import Surroundings
 from openwork.hf.state import NAME, LayerState, layer_state
-from openwork.layout import BlockLayout
+from openwork.layout import BlockLayout, documents_from_positions
 from openwork.ops import decode_attention, sparse_attention
 from openwork.patterns import Causal, Dense, Pattern, PerHead
 
@@ -89,14 +89,16 @@ def mask(
         use_vmap=use_vmap,
         device=device,
     )
+    valid = _valid(attention_mask, batch_size, stop)
+    documents = None if own.positions is None else documents_from_positions(own.positions)
     surroundings = Surroundings(
         batch=batch_size,
         q_len=q_length,
         kv_len=stop - kv_offset,
         kv_start=kv_offset,
         own=own,
-        valid=_valid(attention_mask, batch_size, stop),
-        facts=current_facts(batch_size, stop),
+        valid=valid,
+        facts=current_facts(batch_size, stop, valid, documents),
         cached=first > 0,
         make_pairs=make_pairs,
     )

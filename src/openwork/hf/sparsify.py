@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from openwork.errors import PlanError, PlanWarning
+from openwork.hf.annotate import MissingAnnotate, as_annotate
+from openwork.hf.calls import CallEnd, GenerationIds
 from openwork.hf.config import forget_plan, write_plan
 from openwork.hf.future import sees_later_keys
 from openwork.hf.guard import CallGuard
@@ -28,8 +30,9 @@ from openwork.hf.table import pattern_of_mask
 from openwork.patterns import Pattern
 from openwork.plan import Plan
 
-__all__ = ["densify", "plug", "sparsify"]
+__all__ = ["densify", "plug_loaded", "sparsify"]
 
+_PREPARE = "prepare_inputs_for_generation"
 _LOG = logging.getLogger("openwork.hf")
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -47,7 +50,10 @@ def sparsify(model: Model, plan: Plan | Pattern | Any, annotate: Any = None, *, 
         model: A model of transformers whose attention goes through its attention interface.
         plan: What each layer may look at; a pattern stands for all layers, and a boolean tensor `[q, k]` or
             `[heads, q, k]`, True = attend, for the pattern whose positions are its rows and columns.
-        annotate: Makes the facts that the plan reads.
+        annotate: Makes the facts that the plan reads: a tokenizer, where the plan names its annotator; a pair
+            `(annotator, tokenizer)`; or a function of a batch, a mapping with `input_ids` `[batch, tokens]` (all tokens
+            so far) and `attention_mask`, and with `text` and `offsets` where `annotating` brought them, that returns
+            `Annotations` of all tokens for each row. In `generate` it is asked again for each new token.
         backend: Which backend of `openwork.ops.sparse_attention` computes; a named one runs or raises.
 
     Returns:
@@ -55,6 +61,8 @@ def sparsify(model: Model, plan: Plan | Pattern | Any, annotate: Any = None, *, 
 
     Raises:
         PlanError: The model's attention cannot be replaced, or the plan does not fit it. Then nothing was changed.
+        AnnotationError: The plan reads facts and nothing makes them, the tokenizer has no offsets, or the annotator
+            knows the future and the model is causal.
 
     Examples:
         >>> import openwork as ow
@@ -74,6 +82,7 @@ def plug(model: Any, plan: Plan, annotate: Any = None, backend: str = "auto") ->
     """Gives the layers of a model their patterns, and the model its state and hooks."""
     stacks, others = _sparse_and_other(model)
     patterns = _resolve(stacks, plan)
+    annotate = as_annotate(plan, annotate, causal=any(stack.causal for stack in stacks))
     previous = model_state(model)
     state = ModelState(plan, annotate, backend)
     for stack in stacks:
@@ -89,12 +98,15 @@ def plug(model: Any, plan: Plan, annotate: Any = None, backend: str = "auto") ->
             for layer in stack.layers:
                 set_layer_state(layer.module, LayerState(layer.path, state))
     if all(stack.module is not model for stack in stacks):
-        state.hooks.append(model.register_forward_pre_hook(CallGuard(state), with_kwargs=True))
+        _add_hooks(model, state)
     set_model_state(model, state)
     write_plan(model, stacks, plan)
     model.__dict__["plan"] = plan
     model.__dict__["num_plan_layers"] = len(stacks[-1].own_layers)
     model.__dict__["set_plan"] = partial(replan, model)
+    model.__dict__.pop(_PREPARE, None)
+    if state.annotate is not None and hasattr(model, _PREPARE):
+        model.__dict__[_PREPARE] = GenerationIds(model, state)
 
 
 def _sparse_and_other(model: Any) -> tuple[list[Stack], list[Stack]]:
@@ -121,7 +133,19 @@ def _plug_stack(stack: Stack, chosen: list[tuple[Pattern, Pattern]], state: Mode
         causal = bool(getattr(layer.module, "is_causal", True))
         set_layer_state(layer.module, LayerState(layer.path, state, pattern, decode, causal))
     stack.module.set_attn_implementation(NAME)
-    state.hooks.append(stack.module.register_forward_pre_hook(CallGuard(state), with_kwargs=True))
+    _add_hooks(stack.module, state)
+
+
+def plug_loaded(model: Any, plan: Plan) -> None:
+    """`plug` for a checkpoint, which brings a plan and no annotator."""
+    plug(model, plan, MissingAnnotate() if plan.needs.keys() - {"document"} else None)
+
+
+def _add_hooks(module: Any, state: ModelState) -> None:
+    end = CallEnd([]) if state.annotate is not None else None
+    state.hooks.append(module.register_forward_pre_hook(CallGuard(state, end), with_kwargs=True))
+    if end is not None:
+        state.hooks.append(module.register_forward_hook(end, always_call=True))
 
 
 def replan(model: Any, plan: Plan | Pattern) -> None:
@@ -134,7 +158,9 @@ def replan(model: Any, plan: Plan | Pattern) -> None:
     assert state is not None
     resolved = _as_plan(plan)
     stacks, _ = _sparse_and_other(model)
-    for stack, chosen in zip(stacks, _resolve(stacks, resolved), strict=True):
+    patterns = _resolve(stacks, resolved)
+    as_annotate(resolved, state.annotate, causal=False)
+    for stack, chosen in zip(stacks, patterns, strict=True):
         for layer, (pattern, decode) in zip(stack.own_layers, chosen, strict=True):
             kept = layer_state(layer.module)
             kept.pattern, kept.decode_pattern = pattern, decode
@@ -156,7 +182,7 @@ def densify(model: Model) -> Model:
             set_layer_state(layer.module, None)
     set_model_state(model, None)
     forget_plan(model)
-    for name in ("plan", "num_plan_layers", "set_plan"):
+    for name in ("plan", "num_plan_layers", "set_plan", _PREPARE):
         model.__dict__.pop(name, None)
     return model
 

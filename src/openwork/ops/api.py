@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from openwork.layout.data import BlockLayout
+from openwork.ops.prepared import PreparedLayout, attend_prepared
 from openwork.ops.registry import as_given, choose
 from openwork.ops.result import AttentionResult
-from openwork.ops.validation import make_call
+from openwork.ops.validation import (
+    check_alibi_slopes,
+    check_numbers,
+    check_qkv,
+    check_sink_logits,
+    make_call,
+)
 
 __all__ = ["sparse_attention"]
 
@@ -16,7 +24,7 @@ def sparse_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    layout: BlockLayout | Tensor,
+    layout: BlockLayout | Tensor | PreparedLayout,
     *,
     scale: float | None = None,
     softcap: float | None = None,
@@ -46,7 +54,7 @@ def sparse_attention(
         value: `[batch, kv_heads, kv_len, v_head_dim]`.
         layout: Compiled for this `q_len` and `kv_len`; or a boolean tensor, True = attend, `[q_len, kv_len]`,
             `[q_heads, q_len, kv_len]` or `[batch, q_heads, q_len, kv_len]` (`BlockLayout.from_mask` does the same
-            once instead of at every call).
+            once instead of at every call). `openwork.ops.prepare(layout)` is for `torch.compile(fullgraph=True)`.
         scale: Multiplies the scores before softmax. Defaults to `head_dim ** -0.5`.
         softcap: `cap` of `cap * tanh(score / cap)`, more than 0; None for no cap.
         sink_logits: `[q_heads]`, a learned logit in each query's denominator that carries no value.
@@ -75,6 +83,14 @@ def sparse_attention(
         >>> [round(x, 3) for x in result.lse.flatten().tolist()]
         [0.0, 0.693]
     """
+    if isinstance(layout, PreparedLayout):
+        if torch.compiler.is_compiling():
+            check_qkv(query, key, value)
+            sink_logits, alibi_slopes = check_sink_logits(sink_logits, query), check_alibi_slopes(alibi_slopes, query)
+            numbers = check_numbers(query, scale, softcap, dropout_p, dropout_seed)
+            options = sink_logits, alibi_slopes
+            return AttentionResult(*attend_prepared(query, key, value, layout, options, numbers, backend))
+        layout = layout.layout
     call = make_call(
         query,
         key,

@@ -15,7 +15,7 @@ from openwork.layout.data import BlockLayout
 from openwork.ops.backends.call import Call
 from openwork.patterns.base import Pattern
 
-__all__ = ["check_qkv", "check_sink_logits", "make_call"]
+__all__ = ["check_numbers", "check_qkv", "check_sink_logits", "make_call"]
 
 
 def make_call(
@@ -39,21 +39,30 @@ def make_call(
     """
     check_qkv(query, key, value)
     layout = check_layout(layout, query, key)
-    dropout_p = check_number("dropout_p", dropout_p)
-    if not 0.0 <= dropout_p < 1.0:
-        raise ArgumentError(f"dropout_p must be 0 or more and less than 1; got {dropout_p}.")
+    scale, cap, dropout_p, seed = check_numbers(query, scale, softcap, dropout_p, dropout_seed)
     return Call(
         query=query,
         key=key,
         value=value,
         layout=layout,
-        scale=query.shape[-1] ** -0.5 if scale is None else check_number("scale", scale),
-        softcap=check_softcap(softcap),
+        scale=scale,
+        softcap=cap or None,
         sink_logits=check_sink_logits(sink_logits, query),
         alibi_slopes=check_alibi_slopes(alibi_slopes, query),
         dropout_p=dropout_p,
-        dropout_seed=_seed(dropout_p, dropout_seed),
+        dropout_seed=seed,
     )
+
+
+def check_numbers(
+    query: Tensor, scale: float | None, softcap: float | None, dropout_p: float, dropout_seed: int | None
+) -> tuple[float, float, float, int]:
+    """scale, softcap (0 for none), dropout_p and dropout_seed, with values; raises `ArgumentError`."""
+    dropout_p = check_number("dropout_p", dropout_p)
+    if not 0.0 <= dropout_p < 1.0:
+        raise ArgumentError(f"dropout_p must be 0 or more and less than 1; got {dropout_p}.")
+    scale = query.shape[-1] ** -0.5 if scale is None else check_number("scale", scale)
+    return scale, check_softcap(softcap) or 0.0, dropout_p, _seed(dropout_p, dropout_seed)
 
 
 def check_qkv(query: Tensor, key: Tensor, value: Tensor) -> None:

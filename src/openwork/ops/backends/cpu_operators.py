@@ -15,7 +15,7 @@ from torch import Tensor
 from openwork.errors import BackendError
 from openwork.ops.backends.cpu_native import kernels
 
-__all__ = ["attention_backward", "attention_forward"]
+__all__ = ["attention", "attention_backward", "attention_forward"]
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ABSENT = (0,) * 10
@@ -144,30 +144,32 @@ def _summed(grads: list[Tensor], inputs: Sequence[Tensor | None]) -> tuple[Tenso
     return query, key, value, sink, slopes
 
 
+def _called(function: Any) -> Callable[..., Any]:
+    """The function; what torch declares of it is nothing, or too much."""
+    return function  # type: ignore[no-any-return]
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, words, scale, softcap, dropout_p, dropout_seed, _, variant = inputs
     ctx.set_materialize_grads(False)
     ctx.options = scale, softcap, dropout_p, dropout_seed
     ctx.variant = variant
-    ctx.needed = [x is not None and x.requires_grad for x in tensors]
+    ctx.mark_non_differentiable(output[2])
     result, lse, wide = output
     # the backward pass subtracts numbers of like size: it needs the output before it is rounded
     ctx.save_for_backward(*tensors, words, wide if wide.numel() else result, lse)
 
 
-def _backward(ctx: Any, grad_output: Tensor | None, grad_lse: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def _backward(
+    ctx: Any, grad_output: Tensor | None, grad_lse: Tensor | None, *_: Any, run: Callable[..., Any] = attention_backward
+) -> tuple[Any, ...]:
     *tensors, words, output, lse = ctx.saved_tensors
     nothing = (None,) * 7
     if grad_output is None and grad_lse is None:
         return (None,) * 5 + nothing
-    grads = _operator(attention_backward)(
-        grad_output, grad_lse, *tensors, output.float(), lse, words, *ctx.options, ctx.needed, ctx.variant
-    )
-    return (*(grad if want else None for grad, want in zip(grads, ctx.needed, strict=True)), *nothing)
-
-
-def _operator(op: Any) -> Callable[..., Any]:
-    return op  # type: ignore[no-any-return]
+    needed = list(ctx.needs_input_grad[:5])
+    grads = run(grad_output, grad_lse, *tensors, output.float(), lse, words, *ctx.options, needed, ctx.variant)
+    return (*(grad if want else None for grad, want in zip(grads, needed, strict=True)), *nothing)
 
 
 def _no_double_backward(ctx: Any, *_: Any) -> None:
@@ -176,6 +178,41 @@ def _no_double_backward(ctx: Any, *_: Any) -> None:
 
 def _no_vmap(info: Any, in_dims: Any, *_: Any) -> None:
     raise BackendError("backend 'cpu' does not run under torch.vmap; batch is the first dimension of query.")
+
+
+class _Attention(torch.autograd.Function):
+    """The operators for `torch.func`, which does not see through what torch.library registers."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return _called(attention_forward)(*inputs)  # type: ignore[no-any-return]
+
+    setup_context = staticmethod(_setup_context)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        return _backward(ctx, *grads, run=_called(_AttentionBackward.apply))
+
+    vmap = staticmethod(_no_vmap)
+
+
+class _AttentionBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return _called(attention_backward)(*inputs)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        return None
+
+    backward = staticmethod(_no_double_backward)
+    vmap = staticmethod(_no_vmap)
+
+
+def attention(*inputs: Any, by_function: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """`attention_forward`; `by_function` differentiable under `torch.func` too, which costs time where nobody asks."""
+    run = _Attention.apply if by_function else attention_forward
+    return _called(run)(*inputs)  # type: ignore[no-any-return]
 
 
 attention_forward.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,280 @@
+"""Patterns that follow the text: in forward, in generate, under checkpointing, from ids and from raw text."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import openwork as ow
+from openwork.annotate import annotator, byte_offsets, markdown_headings
+from openwork.errors import AnnotationError
+from openwork.hf import annotating, densify, sparsify
+from openwork.hf.annotate import text_of
+
+PLAN = ow.Plan(default=ow.Causal() & (ow.Window(before=3) | ow.Keys("heading")))
+NAMED = ow.Plan(default=PLAN.default, annotator="markdown")
+CLOSE = {"rtol": 0.0, "atol": 2e-6}
+TEXT = "# One\n\nsome text, and\nmore of it\n\n## Two\n\nthe end of it\n"
+
+
+def sevens(batch: Mapping[str, Any]) -> list[ow.Annotations]:
+    """Token 7 is a heading."""
+    return [ow.Annotations(len(row), flags={"heading": (row == 7).numpy()}) for row in batch["input_ids"]]
+
+
+@pytest.fixture
+def headed(ids: torch.Tensor) -> torch.Tensor:
+    ids = ids.clone()
+    ids[ids == 7] = 8
+    ids[0, [2, 17]], ids[1, [9, 30]] = 7, 7
+    return ids
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: number for number, piece in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+
+
+@pytest.fixture
+def reader(sizes: Any) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**{**sizes, "vocab_size": 300})).eval()
+
+
+def allowed(ids: torch.Tensor) -> torch.Tensor:
+    """Bool `[batch, 1, q, k]`: the definition."""
+    length, notes = ids.shape[1], sevens({"input_ids": ids})
+    bound = ow.bind(PLAN.default, q_len=length, kv_len=length, annotations=notes)
+    return torch.from_numpy(bound.to_dense()).expand(len(ids), -1, -1, -1)
+
+
+def test_a_function_of_the_batch_is_followed(llama: Any, headed: torch.Tensor) -> None:
+    expected = llama(headed, attention_mask=allowed(headed)).logits
+    other = headed.flip(0)
+    sparse = sparsify(llama, PLAN, annotate=sevens)
+    torch.testing.assert_close(sparse(headed).logits, expected, **CLOSE)
+    torch.testing.assert_close(sparse(input_ids=other).logits, expected.flip(0), **CLOSE)
+    torch.testing.assert_close(sparse.model(headed).last_hidden_state @ llama.lm_head.weight.T, expected, **CLOSE)
+    for copied in (copy.deepcopy(sparse), pickle.loads(pickle.dumps(sparse))):
+        torch.testing.assert_close(copied(headed).logits, expected, **CLOSE)
+
+
+def test_padding_moves_no_fact(llama: Any, headed: torch.Tensor) -> None:
+    sparse = sparsify(llama, PLAN, annotate=sevens)
+    valid = torch.ones_like(headed)
+    valid[0, :2] = 0
+    together = sparse(headed, attention_mask=valid).logits
+    torch.testing.assert_close(together[0, 2:], sparse(headed[:1, 2:]).logits[0], **CLOSE)
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}, {"num_beams": 3}], ids=str)
+def test_new_tokens_are_annotated_as_they_come(llama: Any, headed: torch.Tensor, options: dict[str, Any]) -> None:
+    # every other token is a heading, so that new ones are, too
+    def annotate(batch: Mapping[str, Any]) -> list[ow.Annotations]:
+        return [ow.Annotations(len(row), flags={"heading": (row % 2 == 1).numpy()}) for row in batch["input_ids"]]
+
+    sparse = sparsify(llama, PLAN, annotate=annotate)
+    length: dict[str, Any] = {"max_new_tokens": 14, "min_new_tokens": 14, "do_sample": False}
+    beams = {name: value for name, value in options.items() if name == "num_beams"}
+    expected = sparse.generate(headed, use_cache=False, **length, **beams)
+    assert len(set((expected[:, 40:] % 2).flatten().tolist())) == 2
+    assert torch.equal(sparse.generate(headed, **length, **options), expected)
+
+
+def test_a_cache_by_hand_keeps_the_ids(llama: Any, headed: torch.Tensor) -> None:
+    from transformers import DynamicCache
+
+    sparse = sparsify(llama, PLAN, annotate=sevens)
+    expected = sparse(headed).logits
+    first = sparse(headed[:, :20], use_cache=True)
+    middle = sparse(headed[:, 20:31], past_key_values=first.past_key_values)
+    last = sparse(headed[:, 31:32], past_key_values=middle.past_key_values)
+    torch.testing.assert_close(torch.cat([first.logits, middle.logits, last.logits], 1), expected[:, :32], **CLOSE)
+    given = DynamicCache(config=llama.config)
+    sparse(headed[:, :20], past_key_values=given)
+    torch.testing.assert_close(sparse(headed[:, 20:21], past_key_values=given).logits, expected[:, 20:21], **CLOSE)
+
+
+def test_a_cache_that_another_model_filled_is_refused(llama: Any, headed: torch.Tensor) -> None:
+    dense = copy.deepcopy(llama)(headed[:, :20], use_cache=True)
+    sparse = sparsify(llama, PLAN, annotate=sevens)
+    with pytest.raises(
+        AnnotationError, match=r"reads 'heading', but the ids .* continues a cache that it did not fill"
+    ):
+        sparse(headed[:, 20:21], past_key_values=dense.past_key_values)
+    with pytest.raises(AnnotationError, match="the model was called with embeddings"):
+        sparse(inputs_embeds=torch.zeros(1, 9, 32))
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_layers_keep_their_calls_facts(llama: Any, headed: torch.Tensor, reentrant: bool) -> None:
+    sparse = sparsify(llama, PLAN, annotate=sevens).train()
+
+    def gradient() -> torch.Tensor:
+        sparse.zero_grad()
+        # two calls before one backward pass, as preference losses have
+        loss = sparse(headed[:1], labels=headed[:1]).loss - 0.5 * sparse(headed[1:], labels=headed[1:]).loss
+        loss.backward()
+        return torch.cat([parameter.grad.flatten() for parameter in sparse.model.layers.parameters()])
+
+    expected = gradient()
+    sparse.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    if reentrant:
+        sparse.enable_input_require_grads()
+    torch.testing.assert_close(gradient(), expected, rtol=0, atol=1e-6)
+
+
+def test_the_annotator_that_a_plan_names_reads_the_decoded_text(reader: Any, tokenizer: Any) -> None:
+    rows = tokenizer([TEXT, TEXT[8:]], padding=True, padding_side="left", return_tensors="pt")
+    notes = [markdown_headings(text, byte_offsets(text)) for text in (TEXT, TEXT[8:])]
+    for which in (tokenizer, ("markdown", tokenizer), (markdown_headings, tokenizer)):
+        sparse = sparsify(reader, NAMED if which is tokenizer else PLAN, annotate=which)
+        together = sparse(**rows).logits
+        for row, text, facts in zip((0, 1), (TEXT, TEXT[8:]), notes, strict=True):
+            length = len(text)
+            mask = ow.bind(PLAN.default, q_len=length, kv_len=length, annotations=facts).to_dense()
+            alone = densify(copy.deepcopy(sparse))(
+                rows["input_ids"][row : row + 1, -length:], attention_mask=torch.from_numpy(mask)
+            )
+            torch.testing.assert_close(together[row, -length:], alone.logits[0], **CLOSE)
+
+
+def test_packed_documents_are_texts_of_their_own(reader: Any, tokenizer: Any) -> None:
+    sparse = sparsify(reader, NAMED, annotate=tokenizer)
+    one, two = (tokenizer(text, return_tensors="pt")["input_ids"] for text in ("no break", "# head\nand tail of it"))
+    positions = torch.cat([torch.arange(one.shape[1]), torch.arange(two.shape[1])])[None]
+    packed = sparse(torch.cat([one, two], 1), position_ids=positions, use_cache=False).logits
+    torch.testing.assert_close(packed[:, one.shape[1] :], sparse(two).logits, **CLOSE)
+
+
+def test_text_of_ids_grows_as_the_ids_do(tokenizer: Any) -> None:
+    text = "# \u00dcber \u20ac und \U0001f600\nText"
+    ids = [1, *tokenizer(text)["input_ids"], 2]
+    whole, spans = text_of(tokenizer, ids)
+    assert whole == text
+    assert spans[0].tolist() == spans[-1].tolist() == [0, 0]
+    for cut in range(len(ids) + 1):
+        part, cut_spans = text_of(tokenizer, ids[:cut])
+        assert whole.startswith(part) and np.array_equal(cut_spans, spans[:cut])
+
+
+def test_raw_text_reaches_the_annotator(reader: Any, tokenizer: Any) -> None:
+    seen = []
+
+    def annotate(batch: Mapping[str, Any]) -> list[ow.Annotations]:
+        seen.append((batch["text"], [spans.tolist() for spans in batch["offsets"]]))
+        return [
+            ow.Annotations(len(row), flags={"heading": np.zeros(len(row), dtype=bool)}) for row in batch["input_ids"]
+        ]
+
+    from transformers import DataCollatorWithPadding
+
+    collator = annotating(DataCollatorWithPadding(tokenizer, padding=True), tokenizer)
+    examples = [{**tokenizer(text), "text": text} for text in ("# A", "# long B")]
+    batch = pickle.loads(pickle.dumps(collator))(examples)
+    with pytest.warns(ow.AnnotationWarning if hasattr(ow, "AnnotationWarning") else UserWarning, match="is empty"):
+        sparsify(reader, PLAN, annotate=annotate)(**batch)
+    assert seen[0][0] == ["# A", "# long B"]
+    assert seen[0][1][0] == [[0, 1], [1, 2], [2, 3], *[[0, 0]] * 5]
+    named = sparsify(reader, NAMED, annotate=tokenizer)
+    from_text = named(**batch).logits
+    plain = named(**{name: batch[name] for name in ("input_ids", "attention_mask")}).logits
+    torch.testing.assert_close(from_text, plain, **CLOSE)
+    # the model that is dense again takes the same batches
+    assert densify(named)(input_ids=batch["input_ids"]).logits.shape == plain.shape
+
+
+def test_a_collator_needs_text_and_spans(tokenizer: Any) -> None:
+    with pytest.raises(
+        AnnotationError, match=r"raw text of each example under 'text'; got \['input_ids'\].*remove_unused"
+    ):
+        annotating(dict)([{"input_ids": [3]}])
+    with pytest.raises(AnnotationError, match=r"offset_mapping in each example .*annotating\(collator, tokenizer\)"):
+        annotating(dict)([{"input_ids": [3], "text": "a"}])
+    short = annotating(lambda rows: {"input_ids": torch.zeros(1, 2)}, tokenizer)
+    with pytest.raises(AnnotationError, match="example 0 has spans for 3 tokens, but 2 in the batch"):
+        short([{"text": "abc"}])
+
+
+def test_a_plan_that_reads_facts_needs_an_annotator_at_once(llama: Any, headed: torch.Tensor) -> None:
+    dense = llama(headed).logits
+    with pytest.raises(
+        AnnotationError, match=r"reads 'heading', and nothing makes it: .*annotate=\('markdown', tokeni"
+    ):
+        sparsify(llama, PLAN)
+    with pytest.raises(AnnotationError, match=r"reads 'heading' by the annotator 'markdown'.*annotate=tokenizer"):
+        sparsify(llama, NAMED)
+    assert torch.equal(llama(headed).logits, dense)
+    sparsify(llama, ow.Causal())
+    with pytest.raises(AnnotationError, match="nothing makes it"):
+        llama.set_plan(PLAN)
+
+
+def test_annotators_that_do_not_fit_are_refused(llama: Any, tokenizer: Any) -> None:
+    class Slow:
+        is_fast = False
+
+        def convert_ids_to_tokens(self) -> None: ...
+
+    with pytest.raises(AnnotationError, match=r"Slow has no offsets: .*fast tokenizer"):
+        sparsify(llama, NAMED, annotate=Slow())
+    with pytest.raises(AnnotationError, match="annotate is a tokenizer, but the plan names no annotator"):
+        sparsify(llama, PLAN, annotate=tokenizer)
+    with pytest.raises(AnnotationError, match="'markdown' reads text, and a model has token ids"):
+        sparsify(llama, PLAN, annotate="markdown")
+    with pytest.raises(AnnotationError, match=r"a tokenizer, or \(annotator, tokenizer\); got int"):
+        sparsify(llama, PLAN, annotate=3)
+    future = annotator(markdown_headings, name="future", causal=False)
+    with pytest.raises(AnnotationError, match="'future' is not causal"):
+        sparsify(llama, PLAN, annotate=(future, tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (
+            lambda ids: [ow.Annotations(3, flags={"heading": [True, False, False]})] * 2,
+            "described 3 tokens, .* read 40",
+        ),
+        (lambda ids: sevens({"input_ids": ids}) * 2, "described 4 rows of a batch of 2"),
+        (lambda ids: "heading", "must return openwork.Annotations, one for each row of the batch; got str"),
+    ],
+)
+def test_wrong_answers_of_an_annotator_raise(llama: Any, headed: torch.Tensor, answer: Any, message: str) -> None:
+    sparse = sparsify(llama, PLAN, annotate=lambda batch: answer(batch["input_ids"]))
+    with pytest.raises(AnnotationError, match=message):
+        sparse(headed)
+
+
+def test_a_loaded_annotated_model_asks_for_its_annotator(reader: Any, tokenizer: Any, tmp_path: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    rows = tokenizer([TEXT], return_tensors="pt")
+    expected = sparsify(reader, NAMED, annotate=tokenizer)(**rows).logits
+    reader.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    with pytest.raises(AnnotationError, match=r"loaded model reads facts .*sparsify\(model, model\.plan, annotate="):
+        loaded(**rows)
+    assert torch.equal(sparsify(loaded, loaded.plan, annotate=tokenizer)(**rows).logits, expected)
