@@ -108,3 +108,11 @@ def test_a_model_with_a_vision_part_follows_the_plan_in_its_text_part(ids: torch
     loaded = AutoModel.from_pretrained(tmp_path).eval()
     assert torch.equal(loaded(input_ids=row, pixel_values=images).last_hidden_state, result)
     assert loaded.vision_tower.config._attn_implementation == "sdpa"
+
+
+def test_a_checkpoint_that_was_saved_sparse_can_be_made_dense(llama: Any, ids: torch.Tensor, tmp_path: Path) -> None:
+    expected = llama(ids).logits
+    sparsify(llama, ow.Window(before=2)).save_pretrained(tmp_path)
+    loaded = densify(type(llama).from_pretrained(tmp_path))
+    assert loaded.config._attn_implementation == "sdpa"
+    torch.testing.assert_close(loaded(ids).logits, expected)

@@ -86,7 +86,7 @@ def plug(model: Any, plan: Plan, annotate: Any = None, backend: str = "auto") ->
     previous = model_state(model)
     state = ModelState(plan, annotate, backend)
     for stack in stacks:
-        dense = stack.module.config._attn_implementation
+        dense = _dense_implementation(stack)
         state.dense_name[stack.path] = previous.dense_name.get(stack.path, dense) if previous else dense
     if previous is not None:
         _remove_hooks(previous)
@@ -146,6 +146,16 @@ def _add_hooks(module: Any, state: ModelState) -> None:
     state.hooks.append(module.register_forward_pre_hook(CallGuard(state, end), with_kwargs=True))
     if end is not None:
         state.hooks.append(module.register_forward_hook(end, always_call=True))
+
+
+def _dense_implementation(stack: Stack) -> str:
+    """What the stack computes with where it is not sparse."""
+    name: str = stack.module.config._attn_implementation
+    if name != NAME:
+        return name
+    # a checkpoint that was saved sparse says nothing of what it was before; the flag, which transformers does not
+    # document, is what it chooses by for a checkpoint that names none
+    return "sdpa" if stack.module._supports_sdpa else "eager"
 
 
 def replan(model: Any, plan: Plan | Pattern) -> None:
