@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +19,9 @@ _MULTIPLE = 3.0
 """How many times the reference's own error in the same dtype is allowed (as in `openwork.testing`)."""
 _ROUNDINGS = 2.0
 """Roundings of a gradient's norm that are allowed on top, for a reference that is right by luck."""
+
+_ROUNDING_ONLY = 1e-7
+"""Share of all gradients' norm below which a parameter's is nothing but rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +101,7 @@ def check_gradients(
         equal &= error <= bound
         share = error / bound if bound else float(error > 0)
         # some gradients are zero but for rounding, as that of a bias of the keys: nothing to divide by
-        scale = size if size > torch.finfo(sparse[parameter].dtype).eps * total else max(total, 1e-300)
+        scale = size if size > _ROUNDING_ONLY * total else max(total, sys.float_info.min)
         worst = max(worst, (share, error / scale, own / scale, parameter))
     return GradientCheck(
         plan=name,

@@ -17,33 +17,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from openwork.hf.own import read_mask_function
-from openwork.patterns import Causal, Dense, Pattern
 from openwork.study.bench.subject import sharing_copy
 
-__all__ = ["Masks", "Seen", "masking", "use_masks"]
+__all__ = ["Masks", "masking", "use_masks"]
 
 MASKED = "openwork_masks"
 """The name under which transformers knows this attention; one that starts no check of its own for a built-in one."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What an attention module was called with.
-
-    Attributes:
-        q_heads: Query heads.
-        kv_heads: Key and value heads.
-        head_dim: Channels of each.
-        q_len: Queries.
-        own: The model's own mask as a pattern, padding apart; `None` where transformers has no such pattern.
-    """
-
-    q_heads: int
-    kv_heads: int
-    head_dim: int
-    q_len: int
-    own: Pattern | None
 
 
 @dataclass(eq=False)
@@ -55,16 +34,12 @@ class Masks:
         eager: Whether the model's own eager function computes, as for models that torch's operation cannot serve.
         ready: Attention module to what it computes with, its own mask included; filled by the first call.
         warm: Whether a call has filled them.
-        seen: Attention module to what its first call looked like.
-        own: Masks that transformers made in the first call, with their patterns.
     """
 
     plan_masks: dict[nn.Module, Tensor] = field(default_factory=dict)
     eager: bool = False
     ready: dict[nn.Module, Tensor | None] = field(default_factory=dict)
     warm: bool = False
-    seen: dict[nn.Module, Seen] = field(default_factory=dict)
-    own: list[tuple[Tensor, Pattern | None]] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
@@ -94,19 +69,16 @@ def use_masks(masks: Masks) -> Iterator[None]:
     try:
         yield
         masks.warm = True
-        masks.own.clear()
     finally:
         _MASKS.reset(token)
 
 
-def _mask(*arguments: Any, mask_function: Any, **options: Any) -> Tensor | None:
+def _mask(*arguments: Any, **options: Any) -> Tensor | None:
     """The model's own mask as pairs; nothing where each layer has kept what it needs of it."""
-    masks = _MASKS.get()
-    if masks.warm:
+    if _MASKS.get().warm:
         return None
     make = AttentionMaskInterface()["sdpa"]  # type: ignore[no-untyped-call]
-    own: Tensor = make(*arguments, mask_function=mask_function, **{**options, **_MASK_OPTIONS})
-    masks.own.append((own, read_mask_function(mask_function).pattern))
+    own: Tensor | None = make(*arguments, **{**options, **_MASK_OPTIONS})
     return own
 
 
@@ -115,8 +87,7 @@ def _attention(
 ) -> tuple[Tensor, Any]:
     masks = _MASKS.get()
     if module not in masks.ready:
-        own, pattern = _own(module, query, key, attention_mask, options)
-        masks.seen[module] = Seen(query.shape[1], key.shape[1], query.shape[3], query.shape[2], pattern)
+        own = _own(module, query, key, attention_mask, options)
         masks.ready[module] = _joined(own, masks.plan_masks.get(module), query, masks)
     compute = _eager(module) if masks.eager else AttentionInterface()["sdpa"]  # type: ignore[no-untyped-call]
     options["is_causal"] = False
@@ -126,16 +97,14 @@ def _attention(
 
 def _own(
     module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None, options: dict[str, Any]
-) -> tuple[Tensor | None, Pattern | None]:
-    """Bool `[1, 1, q_len, kv_len]`, what the model itself allows, and its pattern."""
+) -> Tensor | None:
+    """Bool `[1, 1, q_len, kv_len]`: what the model itself allows; `None` for every pair."""
     if attention_mask is not None:
-        masks = _MASKS.get()
-        patterns = [pattern for made, pattern in masks.own if made.data_ptr() == attention_mask.data_ptr()]
-        return attention_mask[:1].bool(), patterns[0] if patterns else None
+        return attention_mask[:1].bool()
     told = options.get("is_causal")
     if query.shape[2] == 1 or not (getattr(module, "is_causal", True) if told is None else told):
-        return None, Dense()
-    return torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(), Causal()
+        return None
+    return torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
 
 
 def _joined(own: Tensor | None, plan: Tensor | None, query: Tensor, masks: Masks) -> Tensor | None:

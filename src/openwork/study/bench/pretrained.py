@@ -6,7 +6,6 @@ import copy
 import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,16 +14,13 @@ from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from openwork.errors import OpenworkError, StudyError
-from openwork.hf import densify, sparsify
-from openwork.hf.layers import stacks_of
-from openwork.hf.state import layer_state
+from openwork.hf import SparseLayer, densify, layers_of, sparsify
 from openwork.layout import BlockLayout
 from openwork.nn import LayoutCache
-from openwork.ops.explain import looks_back_only
-from openwork.patterns import Pattern
+from openwork.patterns import Dense, Pattern
 from openwork.plan import Plan
 from openwork.study.bench.config import DENSE, MASK, SPARSE
-from openwork.study.bench.masked import Masks, Seen, masking, use_masks
+from openwork.study.bench.masked import Masks, masking, use_masks
 from openwork.study.bench.subject import (
     MASKED_BACKEND,
     BenchModel,
@@ -43,13 +39,6 @@ _PROBE = 16
 """Tokens of the call in which a model shows its layers."""
 _LABELLED = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration")
 """Endings of the classes that compute the loss of a language model from `labels`."""
-
-
-@dataclass(frozen=True)
-class _Layer:
-    path: str
-    seen: Seen
-    own: Pattern
 
 
 class Pretrained(BenchModel):
@@ -71,22 +60,17 @@ class Pretrained(BenchModel):
         self._model: PreTrainedModel = densify(module)
         self._model.eval()  # type: ignore[no-untyped-call]
         self.module, self.title, self.weights = self._model, title, weights
-        self._paths = [layer.path for stack in stacks_of(self._model) for layer in stack.own_layers]
         self._require_tokens()
         text = self._model.config.get_text_config()
         self.vocab_size = int(text.vocab_size)
         self._implementation = str(text._attn_implementation)
         self._parameters = inspect.signature(self._model.forward).parameters
         self._layers = self._probed()
-        self.shapes = tuple(
-            LayerShape(q_heads=layer.seen.q_heads, kv_heads=layer.seen.kv_heads, head_dim=layer.seen.head_dim)
-            for layer in self._layers
-        )
+        self.shapes = tuple(map(self._shape, self._layers))
         self.matrix_numbers = matrix_numbers(self._model, self.vocab_size)
         self.most_tokens = _learned_positions(self._model)
         self._layouts = LayoutCache()
-        own = (self._layouts.layout(layer.own, q_len=_PROBE, kv_len=_PROBE) for layer in self._layers)
-        self.causal = all(map(looks_back_only, own))
+        self.causal = all(layer.causal for layer in self._layers)
         self.generates = bool(self._model.can_generate()) and not self._both_stacks
 
     @property
@@ -101,14 +85,12 @@ class Pretrained(BenchModel):
         if any(parameter.is_meta for parameter in self._model.parameters()):
             raise StudyError(f"{self.title} is on torch's meta device and has no numbers; load it on the CPU.")
 
-    def _probed(self) -> list[_Layer]:
-        """The self-attention layers, as one short call saw them."""
-        masks = Masks(eager=self._implementation != "sdpa")
-        module = masking(self._model, masks)
-        inputs = self.inputs(1, _PROBE, 0)
+    def _probed(self) -> tuple[SparseLayer, ...]:
+        """The self-attention layers, as one short call through `openwork.hf` saw them."""
+        module = sparsify(sharing_copy(self._model), Dense())
         try:
-            with torch.no_grad(), use_masks(masks):
-                module(**inputs, **self._options())
+            with torch.no_grad():
+                module(**self.inputs(1, _PROBE, 0), **self._options())
         except OpenworkError:
             raise
         except Exception as error:  # a model may need other inputs, and says so as it likes
@@ -116,14 +98,13 @@ class Pretrained(BenchModel):
             raise StudyError(
                 f"{self.title} does not run on token ids alone: {type(error).__name__}: {reason}"
             ) from error
-        parts = dict(module.named_modules())
-        layers = []
-        for path in self._paths:
-            seen = masks.seen.get(parts[path])
-            if seen is None or seen.own is None:
-                raise StudyError(f"{self.title}: {path} did not show its own mask, so its pairs cannot be counted.")
-            layers.append(_Layer(path, seen, seen.own))
-        return layers
+        return layers_of(module)
+
+    def _shape(self, layer: SparseLayer) -> LayerShape:
+        q_heads, kv_heads, head_dim = layer.q_heads, layer.kv_heads, layer.head_dim
+        if q_heads is None or kv_heads is None or head_dim is None:
+            raise StudyError(f"{self.title}: {layer.path} does not say its heads, so its FLOPs cannot be counted.")
+        return LayerShape(q_heads=q_heads, kv_heads=kv_heads, head_dim=head_dim)
 
     def inputs(self, batch_size: int, seq_len: int, seed: int) -> Inputs:
         """`input_ids`, and `decoder_input_ids` of the same length where the model has a decoder beside its encoder."""
@@ -180,10 +161,7 @@ class Pretrained(BenchModel):
 
     def _patterns(self, plan: Plan) -> list[Pattern]:
         """What the plan says for each layer, as `sparsify` understands it."""
-        module = sparsify(sharing_copy(self._model), plan)
-        parts = dict(module.named_modules())
-        found = [layer_state(parts[layer.path]).pattern for layer in self._layers]
-        return [pattern for pattern in found if pattern is not None]
+        return [layer.plan for layer in layers_of(sparsify(sharing_copy(self._model), plan))]
 
     def _joined(self, patterns: list[Pattern]) -> list[Pattern]:
         return [layer.own & pattern for layer, pattern in zip(self._layers, patterns, strict=True)]
