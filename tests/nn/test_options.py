@@ -113,6 +113,29 @@ def test_normalised_queries_and_keys_do_not_depend_on_their_projections_scale() 
         assert torch.allclose(layer(hidden), before, atol=1e-5) == qk_norm
 
 
+def test_gains_start_where_they_are_told_and_sharpen_what_a_fresh_layer_looks_at() -> None:
+    sharpest: list[float] = []
+    for qk_gain in (1.0, 3.0):
+        torch.manual_seed(0)
+        layer = SparseAttention(16, q_heads=2, qk_norm=True, qk_gain=qk_gain, rope_theta=None)
+        assert layer.q_norm is not None and layer.k_norm is not None
+        assert layer.q_norm.weight.tolist() == layer.k_norm.weight.tolist() == [qk_gain] * 8
+        query = layer.q_norm(torch.randn(200, 8)).detach()
+        key = layer.k_norm(torch.randn(200, 8)).detach()
+        scores = query @ key.T * 8**-0.5
+        assert float(scores.abs().max()) <= qk_gain**2 * 8**0.5 + 1e-4
+        sharpest.append(float(scores.softmax(-1).amax(-1).mean()))
+    assert sharpest[1] > 5 * sharpest[0]
+    model = decoder(replace(ALL, qk_gain=3.0))
+    assert all(layer.q_norm.weight.tolist() == [3.0] * 16 for layer in model.layers if layer.q_norm is not None)
+
+
+@pytest.mark.parametrize("qk_gain", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_gain_that_is_no_gain_is_refused(qk_gain: float) -> None:
+    with pytest.raises(PlanError, match=r"qk_gain is what gains start at, so it must be more than 0 and finite; got"):
+        SparseAttention(16, q_heads=2, qk_norm=True, qk_gain=qk_gain)
+
+
 def test_options_work_under_autocast() -> None:
     model = trained(ALL, Causal() & Window(before=7))
     high = model.token_losses(tokens(), tokens())

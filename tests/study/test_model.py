@@ -305,7 +305,9 @@ def test_checkpointing_asks_the_model(mine: Path) -> None:
 
 @pytest.mark.parametrize("text", ["huge", "mine.py", "mine.py:", ":make", "a b:make", "mine.py:not it", ""])
 def test_a_text_that_names_no_model_is_refused(text: str) -> None:
-    words = re.escape("--model must be one of tiny, small, base, or FILE.py:FUNCTION (or package.module:FUNCTION)")
+    words = re.escape(
+        "--model must be one of tiny, probe, small, base, or FILE.py:FUNCTION (or package.module:FUNCTION)"
+    )
     with pytest.raises(StudyError, match=rf"{words} for a model of your own; got '{text}'\."):
         model_source(text)
 

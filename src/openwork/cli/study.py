@@ -62,7 +62,9 @@ def study(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="tiny, small, base, or your own: FILE.py:FUNCTION, called with vocab_size. [default: small]"),
+        typer.Option(
+            help="tiny, probe, small, base, or your own: FILE.py:FUNCTION, called with vocab_size. [default: small]"
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. [default: auto]")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. [default: float32]")] = None,

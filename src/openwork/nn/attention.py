@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,12 +33,15 @@ class SparseAttention(PatternLayer, nn.Module):
         rope_theta: Base of the rotary embedding's wavelengths; `None` for no position embedding.
         qk_norm: Whether each head's queries and keys are normalised, with a learned gain, before they are turned by
             their positions (Henry et al. 2020, "Query-Key Normalization"; RMSNorm as in Qwen3).
+        qk_gain: What those gains start at: scores of unrelated tokens are spread by `qk_gain ** 2`, and none passes
+            `qk_gain ** 2 * sqrt(head_dim)`. At 1 no key among thousands can stand out until the gains have grown.
         bias: Whether the projections have a bias.
         dropout_p: Probability that an allowed pair is dropped while training.
         backend: Which backend of `ops.sparse_attention` computes.
 
     Raises:
-        PlanError: The head counts do not divide, the pattern has another number of heads, or `dropout_p` is no chance.
+        PlanError: The head counts do not divide, the pattern has another number of heads, `dropout_p` is no chance, or
+            `qk_gain` is not positive and finite.
 
     Examples:
         >>> from openwork.patterns import Causal, Window
@@ -58,6 +62,7 @@ class SparseAttention(PatternLayer, nn.Module):
         pattern: Pattern | None = None,
         rope_theta: float | None = 10_000.0,
         qk_norm: bool = False,
+        qk_gain: float = 1.0,
         bias: bool = False,
         dropout_p: float = 0.0,
         backend: str = "auto",
@@ -74,12 +79,17 @@ class SparseAttention(PatternLayer, nn.Module):
             raise PlanError(f"rotary embedding turns pairs of channels, so head_dim must be even; got {self.head_dim}.")
         if not 0.0 <= dropout_p < 1.0:
             raise PlanError(f"dropout_p must be 0 or more and less than 1; got {dropout_p}.")
+        if not 0.0 < qk_gain < math.inf:
+            raise PlanError(f"qk_gain is what gains start at, so it must be more than 0 and finite; got {qk_gain}.")
         self.rope_theta, self.dropout_p, self.backend = rope_theta, dropout_p, backend
         self.q_proj = nn.Linear(dim, q_heads * self.head_dim, bias=bias)
         self.kv_proj = nn.Linear(dim, 2 * kv_heads * self.head_dim, bias=bias)
         self.out_proj = nn.Linear(q_heads * self.head_dim, dim, bias=bias)
         self.q_norm = nn.RMSNorm(self.head_dim, eps=_NORM_EPS) if qk_norm else None
         self.k_norm = nn.RMSNorm(self.head_dim, eps=_NORM_EPS) if qk_norm else None
+        for norm in (self.q_norm, self.k_norm):
+            if norm is not None:
+                nn.init.constant_(norm.weight, qk_gain)
         self._cache = LayoutCache()
         self.set_pattern(Causal() if pattern is None else pattern)
 

@@ -52,6 +52,8 @@ class DecoderConfig:
     qk_norm: bool = False
     """Whether each head's queries and keys are normalised (RMSNorm with a learned gain) before they are turned by
     their positions, which bounds the scores. Henry et al. 2020; in this form Dehghani et al. 2023 and Qwen3."""
+    qk_gain: float = 1.0
+    """What the gains of `qk_norm` start at; see `SparseAttention`."""
     zero_outputs: bool = False
     """Whether `out_proj` and `down_proj` start at zero, so that every block starts as the identity. Zhang et al. 2019
     (Fixup), Bachlechner et al. 2020 (ReZero)."""
@@ -97,6 +99,7 @@ class _Block(nn.Module):
             kv_heads=config.kv_heads,
             rope_theta=config.rope_theta,
             qk_norm=config.qk_norm,
+            qk_gain=config.qk_gain,
         )
         self.convolution = ShortConvolution(config.dim, config.conv_width) if config.conv_width else None
         self.mlp_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
