@@ -41,6 +41,9 @@ def bench(
     forward_only: Annotated[
         bool, typer.Option("--forward-only", help="Time a forward pass without gradients, as a prefill is.")
     ] = False,
+    eager: Annotated[
+        bool, typer.Option("--eager", help="Also measure attention that keeps its scores, with the mask.")
+    ] = False,
     generate: Annotated[
         int, typer.Option(help="Also generate so many tokens after a prompt of --seq-len: first token, per token.")
     ] = 0,
@@ -72,6 +75,7 @@ def bench(
         steps=steps,
         seconds=seconds,
         forward_only=forward_only,
+        eager=eager,
         new_tokens=generate,
         backend=backend,
         device=resolve_device(device),

@@ -105,6 +105,19 @@ def test_pairs_are_those_of_plan_and_own_window(tmp_path) -> None:
     )
 
 
+def test_the_masked_way_is_a_plain_model_with_a_4d_mask(tmp_path) -> None:
+    model = bench_model(config(saved(tmp_path, "llama")))
+    spread_out(model)
+    inputs, plan = model.inputs(2, LENGTH, seed=0), ow.Plan(default=ow.Window(before=9, after=9))
+    mask = ow.compile_layout(ow.Causal() & ow.Window(before=9), q_len=LENGTH, kv_len=LENGTH).to_dense()
+    with torch.no_grad():
+        expected = model.module(**inputs, attention_mask=torch.from_numpy(mask)).logits[:, -1:]
+        for eager in (False, True):
+            way = model.masked(plan, LENGTH, eager=eager)
+            for _ in range(2):
+                torch.testing.assert_close(way.forward(inputs), expected)
+
+
 def test_every_layer_has_its_own_mask(tmp_path) -> None:
     plan = ow.Plan(default=ow.Window(before=9), layers={1: ow.PerHead(*[ow.Window(before=n) for n in (3, 5, 7, 90)])})
     model = bench_model(config(saved(tmp_path, "llama")))

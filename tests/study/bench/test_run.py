@@ -13,7 +13,7 @@ from openwork.errors import BackendError, PlanError, StudyError
 from openwork.nn import SparseAttention
 from openwork.study.bench import BenchConfig, BenchResult, run_bench
 from openwork.study.bench import run as run_module
-from openwork.study.bench.config import DENSE, MASK, SPARSE, parse_numbers
+from openwork.study.bench.config import DENSE, EAGER, MASK, SPARSE, parse_numbers
 from openwork.study.bench.figures import BACKWARD, attention_flops, gradient_bytes, kept_bytes, other_flops
 from openwork.study.bench.gradients import check_gradients
 from openwork.study.bench.source import bench_model
@@ -200,6 +200,17 @@ def test_a_forward_pass_alone_checks_no_gradient() -> None:
     # query, key, value and output: 2, 1, 1 and 2 heads of 32
     assert result.row(DENSE, "", 192, 1).theory_bytes == 4 * 192 * 6 * 32
     assert row.useful_flops == 4 * 32 * 2 * 2 * sum(min(q, 15) + 1 for q in range(192))
+
+
+def test_eager_attention_is_measured_when_asked_for(measured) -> None:
+    result = run_bench(config(eager=True))
+    eager, mask = result.row(EAGER, "window", 192, 1), result.row(MASK, "window", 192, 1)
+    assert [row.way for row in result.rows] == [DENSE, MASK, EAGER, SPARSE]
+    assert len(eager.samples_s) == 3 and eager.backend == "reference"
+    assert eager.theory_bytes == mask.theory_bytes + result.eager_bytes["192 x 1"]
+    assert eager.executed_flops == mask.executed_flops and eager.held_bytes == mask.held_bytes
+    assert "With attention that keeps its scores, " in verdict(result)[0]
+    assert EAGER not in {row.way for row in measured.rows}
 
 
 def test_a_named_backend_runs_or_raises() -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from openwork.errors import StudyError
 from openwork.study.contender import Contender
 
-__all__ = ["DENSE", "MASK", "SPARSE", "BenchConfig", "parse_numbers"]
+__all__ = ["DENSE", "EAGER", "MASK", "SPARSE", "BenchConfig", "parse_numbers"]
 
-DENSE, MASK, SPARSE = "dense", "dense with a mask", "sparse"
+DENSE, MASK, EAGER, SPARSE = "dense", "dense with a mask", "eager with a mask", "sparse"
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -37,6 +37,8 @@ class BenchConfig:
     """Time after which no further round of a run begins, in seconds; `None` for no limit."""
     forward_only: bool = False
     """Whether a step is a forward pass without gradients (a prefill) in place of forward and backward."""
+    eager: bool = False
+    """Whether attention that keeps its scores is measured with the mask, too."""
     new_tokens: int = 0
     """Tokens to generate after a prompt of the sequence length, to time the first and each later one; 0 for none."""
     backend: str = "auto"

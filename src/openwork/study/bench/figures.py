@@ -11,7 +11,7 @@ from torch import Tensor
 
 from openwork.layout import BlockLayout
 from openwork.ops import explain
-from openwork.study.bench.config import MASK, SPARSE
+from openwork.study.bench.config import EAGER, MASK, SPARSE
 from openwork.study.bench.subject import BenchModel, Inputs, Way
 from openwork.study.shapes import LayerShape
 
@@ -81,7 +81,7 @@ def _layer_flops(
         told = explain(query, key, value, layout, backend=way.backend)
         return told.useful_flops, told.executed_flops, told.backend
     told = explain(query, key, value, layout)
-    if way.name == MASK:
+    if way.name in (MASK, EAGER):
         return told.useful_flops, float(per_pair * layout.q_len * layout.kv_len * heads), way.backend
     return told.useful_flops, told.useful_flops, told.backend if way.backend == "auto" else way.backend
 

@@ -16,7 +16,7 @@ from openwork.nn import SparseAttention, prepare_layouts
 from openwork.ops.explain import looks_back_only
 from openwork.patterns import Causal, Dense
 from openwork.plan import Plan
-from openwork.study.bench.config import DENSE, MASK, SPARSE
+from openwork.study.bench.config import DENSE, EAGER, MASK, SPARSE
 from openwork.study.bench.subject import (
     MASKED_BACKEND,
     BenchModel,
@@ -53,7 +53,8 @@ class HomeGrown(BenchModel):
         self.module, self.vocab_size, self.title, self.weights = module.eval(), vocab_size, title, weights
         layers = _layers(module)
         self.shapes = tuple(LayerShape(q_heads=p.q_heads, kv_heads=p.kv_heads, head_dim=p.head_dim) for p in layers)
-        probes = (compile_layout(p.pattern, q_len=_PROBE, kv_len=_PROBE) for p in layers)
+        own = (p.pattern for p in layers)
+        probes = (p if isinstance(p, BlockLayout) else compile_layout(p, q_len=_PROBE, kv_len=_PROBE) for p in own)
         self.causal = all(map(looks_back_only, probes))
         self.matrix_numbers = matrix_numbers(module, vocab_size)
 
@@ -68,9 +69,12 @@ class HomeGrown(BenchModel):
         everything = Causal() if self.causal else Dense()
         return self._way(DENSE, self.module, Plan(default=everything), seq_len, "auto")
 
-    def masked(self, plan: Plan, seq_len: int) -> Way:
-        """The same module with `scaled_dot_product_attention(attn_mask=...)` in every layer."""
+    def masked(self, plan: Plan, seq_len: int, *, eager: bool = False) -> Way:
+        """The same module with `scaled_dot_product_attention(attn_mask=...)` in every layer; `reference` if eager."""
         module = sharing_copy(self.module)
+        if eager:
+            way = self._way(EAGER, module, self._own(plan), seq_len, "reference")
+            return replace(way, held_bytes=sum(layout.q_len * layout.kv_len for layout in set(way.layouts)))
         way = self._way(MASK, module, self._own(plan), seq_len, "auto")
         started = time.perf_counter()
         device = next(module.parameters()).device

@@ -19,7 +19,7 @@ from openwork.layout import BlockLayout
 from openwork.nn import LayoutCache
 from openwork.patterns import Dense, Pattern
 from openwork.plan import Plan
-from openwork.study.bench.config import DENSE, MASK, SPARSE
+from openwork.study.bench.config import DENSE, EAGER, MASK, SPARSE
 from openwork.study.bench.masked import Masks, masking, use_masks
 from openwork.study.bench.subject import (
     MASKED_BACKEND,
@@ -123,12 +123,12 @@ class Pretrained(BenchModel):
         layouts = self._compiled([layer.own for layer in self._layers], seq_len)
         return self._way(DENSE, self._model, layouts, 0, time.perf_counter() - started, self._implementation, _plainly)
 
-    def masked(self, plan: Plan, seq_len: int) -> Way:
+    def masked(self, plan: Plan, seq_len: int, *, eager: bool = False) -> Way:
         """The same model with dense attention that is given plan and own mask as pairs."""
         started = time.perf_counter()
         patterns = self._patterns(plan)
         layouts = self._compiled(self._joined(patterns), seq_len)
-        masks = Masks(eager=self._implementation != "sdpa")
+        masks = Masks(eager=eager or self._implementation != "sdpa")
         module = masking(self._model, masks)
         parts = dict(module.named_modules())
         made: dict[Pattern, Tensor] = {}
@@ -144,7 +144,8 @@ class Pretrained(BenchModel):
             with use_masks(masks):
                 return compute()
 
-        return self._way(MASK, module, layouts, held, time.perf_counter() - started, backend, within)
+        name = EAGER if eager else MASK
+        return self._way(name, module, layouts, held, time.perf_counter() - started, backend, within)
 
     def sparse(self, plan: Plan, seq_len: int, backend: str) -> Way:
         """The same model, sparsified."""

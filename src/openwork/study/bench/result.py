@@ -19,7 +19,7 @@ class BenchRow:
     """One way to compute the model at one length and batch size."""
 
     way: str
-    """`DENSE`, `MASK` or `SPARSE`."""
+    """`DENSE`, `MASK`, `EAGER` or `SPARSE`."""
     plan: str
     """The plan's name; empty for dense attention."""
     seq_len: int

@@ -13,7 +13,7 @@ from torch import Tensor
 from openwork.errors import StudyError
 from openwork.measure import PeakMemory, device_memory, release_free_memory
 from openwork.plan import Plan
-from openwork.study.bench.config import DENSE, MASK, SPARSE, BenchConfig
+from openwork.study.bench.config import DENSE, EAGER, MASK, SPARSE, BenchConfig
 from openwork.study.bench.figures import (
     attention_bytes,
     attention_flops,
@@ -139,7 +139,7 @@ class _Bench:
         self, config: BenchConfig, model: BenchModel, plans: dict[str, Plan], progress: Progress, num_runs: int
     ) -> None:
         self._config, self._model, self._plans, self._progress = config, model, plans, progress
-        num_ways = 1 + 2 * len(plans)
+        num_ways = 1 + (3 if config.eager else 2) * len(plans)
         self._done = 0
         checks = 0 if config.forward_only else len(plans)
         generations = (1 + len(plans)) * _GENERATIONS if config.new_tokens else 0
@@ -179,7 +179,7 @@ class _Bench:
                 continue
             gradients, extra = self._memory(trial.way, inputs)
             trial.row = replace(trial.row, extra_bytes=extra)
-            if last and trial.way.name != DENSE:
+            if last and trial.way.name in (MASK, SPARSE):
                 found[trial.plan, trial.way.name] = gradients
                 if trial.way.name == SPARSE and trial.plan in checks:
                     checks[trial.plan] = _with_largest(checks[trial.plan], gradients, found.get((trial.plan, MASK)))
@@ -210,6 +210,8 @@ class _Bench:
         trials = [self._trial("", model.dense(seq_len), batch_size)]
         for name, plan in self._plans.items():
             trials.append(self._trial(name, model.masked(plan, seq_len), batch_size))
+            if self._config.eager:
+                trials.append(self._trial(name, model.masked(plan, seq_len, eager=True), batch_size))
             trials.append(self._trial(name, model.sparse(plan, seq_len, backend), batch_size))
         return trials
 
@@ -217,6 +219,8 @@ class _Bench:
         config, model, seq_len = self._config, self._model, way.layouts[0].q_len
         flops = attention_flops(model, way, batch_size, forward_only=config.forward_only)
         theory = 0 if way.name == DENSE else way.held_bytes
+        if way.name == EAGER and not config.forward_only:
+            theory += eager_bytes(model, way, batch_size)
         if config.forward_only:
             theory += attention_bytes(model, batch_size, seq_len)
         else:
@@ -241,7 +245,7 @@ class _Bench:
         """Why a way is left out; empty where it fits."""
         there = device_memory(self._config.device)
         weights = sum(parameter.nbytes for parameter in self._model.module.parameters())
-        needed = weights + theory + (way.held_bytes * (_MASK_COPIES - 1) if way.name == MASK else 0)
+        needed = weights + theory + (way.held_bytes * (_MASK_COPIES - 1) if way.name in (MASK, EAGER) else 0)
         if there is None or needed <= there:
             return ""
         return f"needs {needed / 1e9:.1f} GB by theory, and there are {there / 1e9:.1f} GB"
@@ -284,7 +288,7 @@ class _Bench:
 
     def _generate(self, trials: list[_Trial], inputs: Inputs, where: str) -> None:
         """Time to the first token and of each later one, dense and sparse, generations interleaved."""
-        able = [trial for trial in trials if trial.way.name != MASK]
+        able = [trial for trial in trials if trial.way.name in (DENSE, SPARSE)]
         for turn in range(_GENERATIONS):
             for trial in able:
                 self.tell(f"{where}: {_label(trial)}, generation {turn + 1}")

@@ -28,7 +28,7 @@ class Way:
     """One way to compute the model: dense, with a mask, or sparse."""
 
     name: str
-    """One of `DENSE`, `MASK`, `SPARSE`."""
+    """One of `DENSE`, `MASK`, `EAGER`, `SPARSE`."""
     module: nn.Module
     """The model; the ways of one model share their parameters."""
     loss: Callable[[Inputs], Tensor]
@@ -79,8 +79,8 @@ class BenchModel(ABC):
         """All pairs that the model itself allows, by the fastest exact path that it has."""
 
     @abstractmethod
-    def masked(self, plan: Plan, seq_len: int) -> Way:
-        """The pairs of the plan, by dense attention that is given them as a mask."""
+    def masked(self, plan: Plan, seq_len: int, *, eager: bool = False) -> Way:
+        """The pairs of the plan, by dense attention that is given them as a mask; it keeps its scores if eager."""
 
     @abstractmethod
     def sparse(self, plan: Plan, seq_len: int, backend: str) -> Way:

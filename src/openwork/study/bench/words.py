@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from openwork.study.bench.config import DENSE, MASK, SPARSE
+from openwork.study.bench.config import DENSE, EAGER, MASK, SPARSE
 from openwork.study.bench.gradients import GradientCheck
 from openwork.study.bench.result import BenchResult, BenchRow
 
@@ -118,8 +118,21 @@ def _pays(result: BenchResult, plan: str, seq_len: int, batch_size: int) -> str:
         )
     elif mask.skipped:
         parts.append(f"As a mask it {mask.skipped}.")
+    parts += [_eager(other, row) for other in result.rows if _same(other, row) and other.way == EAGER]
     parts.append(_memory(result, row, dense, mask))
     return " ".join(part for part in parts if part)
+
+
+def _same(row: BenchRow, other: BenchRow) -> bool:
+    return (row.plan, row.seq_len, row.batch_size) == (other.plan, other.seq_len, other.batch_size)
+
+
+def _eager(eager: BenchRow, row: BenchRow) -> str:
+    if not eager.samples_s:
+        return f"Attention that keeps its scores {eager.skipped}."
+    return (
+        f"With attention that keeps its scores, {_seconds(eager.seconds)}, {eager.seconds / row.seconds:.2f}x as long."
+    )
 
 
 def _judged(gain: float, low: float, high: float, rounds: int) -> str:
