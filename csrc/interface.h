@@ -88,6 +88,18 @@ struct Backward {
     Tensor grad_sink, grad_slopes;            // float32 [batch, q_heads]; absent: not wanted
 };
 
+// One query for each sequence; head h of sequence b sees the keys of list list_of[b * q_heads + h] and no others.
+struct Decode {
+    Call call;  // q_len is 1; without layout and dropout
+    int64_t num_lists;
+    const int64_t* const* lists;  // distinct key indices
+    const int64_t* lengths;
+    const int32_t* list_of;
+    const int64_t *q_positions, *kv_positions;  // [batch], [batch][kv_len]; nullptr: kv_len - 1, and kv_idx
+    Tensor output;  // contiguous, dtype of the query
+    Tensor lse;     // contiguous float32 [batch, q_heads, 1]
+};
+
 // Scratch memory of one unit of work: valid until the unit ends, aligned to 64 bytes, unwritten.
 class Scratch {
 public:
@@ -118,6 +130,7 @@ protected:
     namespace isa {                                      \
     void forward(const Forward& args, Runner& runner);   \
     void backward(const Backward& args, Runner& runner); \
+    void decode(const Decode& args, Runner& runner);     \
     }
 
 OPENWORK_DECLARE_PASSES(plain)

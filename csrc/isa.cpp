@@ -22,16 +22,16 @@ bool has_avx512() {
 const std::vector<Isa>& isas() {
     static const std::vector<Isa> all = {
 #if defined(OPENWORK_HAS_AVX512)
-        {"avx512", has_avx512(), avx512::forward, avx512::backward},
+        {"avx512", has_avx512(), avx512::forward, avx512::backward, avx512::decode},
 #endif
 #if defined(OPENWORK_HAS_AVX2)
-        {"avx2", has_avx2(), avx2::forward, avx2::backward},
+        {"avx2", has_avx2(), avx2::forward, avx2::backward, avx2::decode},
 #endif
 #if defined(OPENWORK_HAS_NEON)
-        {"neon", true, neon::forward, neon::backward},
+        {"neon", true, neon::forward, neon::backward, neon::decode},
 #endif
 #if defined(OPENWORK_HAS_PLAIN)
-        {"plain", true, plain::forward, plain::backward},
+        {"plain", true, plain::forward, plain::backward, plain::decode},
 #endif
     };
     return all;

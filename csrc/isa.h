@@ -13,6 +13,7 @@ struct Isa {
     bool runs_here;
     void (*forward)(const Forward&, Runner&);
     void (*backward)(const Backward&, Runner&);
+    void (*decode)(const Decode&, Runner&);
 };
 
 // Widest first: the first that runs here is the one to take.

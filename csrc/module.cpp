@@ -43,11 +43,10 @@ struct Options {
     int threads;
 };
 
-Call make_call(const std::vector<TensorTuple>& tensors, const Layout& layout, const Options& options) {
+Call make_call(const std::vector<TensorTuple>& tensors, const Options& options) {
     Call call{};
     call.query = tensor(tensors.at(0)), call.key = tensor(tensors.at(1)), call.value = tensor(tensors.at(2));
     call.sink = tensor(tensors.at(3)), call.slopes = tensor(tensors.at(4));
-    call.layout = &layout;
     call.scale = static_cast<float>(options.scale), call.softcap = static_cast<float>(options.softcap);
     call.dropout = options.dropout_p > 0.0;
     call.seed = options.seed;
@@ -56,14 +55,21 @@ Call make_call(const std::vector<TensorTuple>& tensors, const Layout& layout, co
     call.keep_scale = static_cast<float>(1.0 / (1.0 - options.dropout_p));
 
     const auto &q = call.query.shape, &k = call.key.shape, &v = call.value.shape;
-    need(q[2] == layout.q_len && k[2] == layout.kv_len && v[2] == layout.kv_len, "lengths differ from the layout's");
     need(q[0] == k[0] && q[0] == v[0] && k[1] == v[1] && q[3] == k[3], "query, key and value do not fit each other");
     need(q[0] == 0 || q[1] == 0 || (k[1] > 0 && q[1] % k[1] == 0), "kv_heads does not divide q_heads");
+    need_shape(call.sink, {q[1], 1, 1, 1}, "sink_logits must be [q_heads]");
+    need_shape(call.slopes, {call.slopes.shape[0] == 1 ? 1 : q[0], q[1], 1, 1}, "slopes must be [batch or 1, q_heads]");
+    return call;
+}
+
+Call make_call(const std::vector<TensorTuple>& tensors, const Layout& layout, const Options& options) {
+    Call call = make_call(tensors, options);
+    call.layout = &layout;
+    const auto &q = call.query.shape, &k = call.key.shape, &v = call.value.shape;
+    need(q[2] == layout.q_len && k[2] == layout.kv_len && v[2] == layout.kv_len, "lengths differ from the layout's");
     need((layout.index_batch == 1 || layout.index_batch == q[0]) &&
              (layout.index_heads == 1 || layout.index_heads == q[1]),
          "batch or heads differ from the layout's");
-    need_shape(call.sink, {q[1], 1, 1, 1}, "sink_logits must be [q_heads]");
-    need_shape(call.slopes, {call.slopes.shape[0] == 1 ? 1 : q[0], q[1], 1, 1}, "slopes must be [batch or 1, q_heads]");
     return call;
 }
 
@@ -114,6 +120,34 @@ void backward(const std::string& isa, const std::vector<TensorTuple>& tensors, s
     chosen.backward(args, runner);
 }
 
+// tensors: query, key, value, sink_logits, alibi_slopes, output, lse; lists: (address, length) of int64 key indices;
+// list_of: for each sequence and head; positions: addresses of int64, 0 for the default
+void decode(const std::string& isa, const std::vector<TensorTuple>& tensors,
+            const std::vector<std::pair<int64_t, int64_t>>& lists, const std::vector<int32_t>& list_of,
+            std::pair<int64_t, int64_t> positions, const Options& options) {
+    const Isa& chosen = isa_named(isa);
+    std::vector<const int64_t*> keys;
+    std::vector<int64_t> lengths;
+    for (const auto& [address, length] : lists) keys.push_back(words_at(address)), lengths.push_back(length);
+    Decode args{.call = make_call(tensors, options), .num_lists = static_cast<int64_t>(lists.size()),
+                .lists = keys.data(), .lengths = lengths.data(), .list_of = list_of.data(),
+                .q_positions = words_at(positions.first), .kv_positions = words_at(positions.second),
+                .output = tensor(tensors.at(5)), .lse = tensor(tensors.at(6))};
+    const auto &q = args.call.query.shape, &k = args.call.key.shape, &v = args.call.value.shape;
+    need(args.output.data != nullptr && args.lse.data != nullptr, "output and lse are needed");
+    need(q[2] == 1 && v[2] == k[2], "decoding takes one query, and as many values as keys");
+    need_shape(args.output, {q[0], q[1], 1, v[3]}, "output must be [batch, q_heads, 1, v_head_dim]");
+    need_shape(args.lse, {q[0], q[1], 1, 1}, "lse must be [batch, q_heads, 1]");
+    need(static_cast<int64_t>(list_of.size()) == q[0] * q[1], "list_of must be [batch * q_heads]");
+    for (const int32_t list : list_of) need(list >= 0 && list < args.num_lists, "list_of names a list that is not there");
+    for (size_t n = 0; n < lists.size(); ++n)
+        for (int64_t i = 0; i < lengths[n]; ++i)
+            need(keys[n][i] >= 0 && keys[n][i] < k[2], "a list names a key that is not there");
+    const nb::gil_scoped_release release;
+    CallRunner runner(options.threads, options.poisoned);
+    chosen.decode(args, runner);
+}
+
 // How often each unit ran, for tests of the pool; a unit of number `fail_at` throws.
 std::vector<int> count_units(int threads, int64_t units, int64_t fail_at) {
     struct Context {
@@ -153,6 +187,8 @@ NB_MODULE(_native, m) {
     });
     m.def("forward", &forward, nb::arg("isa"), nb::arg("tensors"), nb::arg("words"), nb::arg("options"));
     m.def("backward", &backward, nb::arg("isa"), nb::arg("tensors"), nb::arg("words"), nb::arg("options"));
+    m.def("decode", &decode, nb::arg("isa"), nb::arg("tensors"), nb::arg("lists"), nb::arg("list_of"),
+          nb::arg("positions"), nb::arg("options"));
     m.def("count_units", &count_units, nb::arg("threads"), nb::arg("units"), nb::arg("fail_at") = -1);
     m.def("pool_size", &pool_size);
 }

@@ -1,4 +1,4 @@
-// What bends scores or drops pairs: softcap, ALiBi and hash dropout, on the rows of a tile in memory.
+// What bends scores or drops pairs: softcap, ALiBi and hash dropout, on the rows of a tile in memory; and the sink.
 #pragma once
 
 #include "jobs.h"
@@ -30,6 +30,8 @@ struct Bend {
     int64_t q_position(int32_t row) const { return q_positions ? q_positions[row] : q_start + row; }
     int64_t kv_position(int32_t row) const { return kv_positions ? kv_positions[row] : row; }
 };
+
+OPENWORK_INLINE bool bends_scores(const Call& call) { return call.softcap != 0.0f || call.slopes.data != nullptr; }
 
 inline Bend bend_of(const Call& call, int64_t batch, int64_t head) {
     Bend bend{};
@@ -65,7 +67,7 @@ inline void distances(float* to, const Bend& bend, int32_t query, const int32_t*
     }
 }
 
-// Scores in natural units become bent scores in base 2. `slope_of_cap`: the derivative of the cap, where wanted.
+// Bends the scores of a row, natural ones. `slope_of_cap`: the derivative of the cap, where wanted.
 inline void bend_row(float* scores, const Bend& bend, int32_t query, const int32_t* keys, float* slope_of_cap) {
     if (bend.softcap != 0.0f) {
         const Vector inverse = splat(1.0f / bend.softcap), cap = splat(bend.softcap), one = splat(1.0f);
@@ -80,7 +82,6 @@ inline void bend_row(float* scores, const Bend& bend, int32_t query, const int32
         distances(apart, bend, query, keys);
         for (int k = 0; k < kBlock; ++k) scores[k] -= bend.slope * apart[k];
     }
-    for (int k = 0; k < kBlock; ++k) scores[k] *= kLog2e;
 }
 
 // 1 / (1 - dropout_p) for a pair that is kept, 0 for one that is dropped.
@@ -90,6 +91,21 @@ inline void keep_row(float* factors, const Bend& bend, int32_t query, const int3
     const uint32_t from = static_cast<uint32_t>(bend.keep_from);
     for (int k = 0; k < kBlock; ++k)
         factors[k] = absorb(row, static_cast<uint32_t>(keys[k])) >= from ? bend.keep_scale : 0.0f;
+}
+
+// lse of a row from its maximum, and the sum of exponentials below it. `base`: as in attend.h.
+OPENWORK_INLINE float log_of_sum(float top, float sum, float base) {
+    constexpr double ln2 = 0.69314718055994530942;
+    const double highest = static_cast<double>(top) * (base == 1.0f ? ln2 : 1.0);
+    return static_cast<float>(highest + __builtin_log2(static_cast<double>(sum)) * ln2);
+}
+
+// What the sink leaves to the keys of a row. NaN becomes 1: a row whose lse overflowed is NaN where it sees, and a factor
+// of NaN would carry that to keys it does not see.
+OPENWORK_INLINE float kept_beside_sink(const Tensor& sink, int64_t head, float lse) {
+    if (sink.data == nullptr || lse == -INFINITY) return 1.0f;
+    const float kept = 1.0f / (1.0f + __builtin_expf(static_cast<const float*>(sink.data)[head * sink.stride[0]] - lse));
+    return kept == kept ? kept : 1.0f;
 }
 
 }  // namespace

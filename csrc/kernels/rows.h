@@ -82,6 +82,11 @@ inline void read_row(float* to, const Tensor& x, int64_t batch, int64_t head, in
     const char* from = row_at(x, batch, head, row);
     const float* singles = reinterpret_cast<const float*>(from);
     const uint16_t* halves = reinterpret_cast<const uint16_t*>(from);
+    if (x.dtype == Dtype::float32 && step == 1 && columns == padded && columns % kLanes == 0) {
+        const Vector f = splat(factor);
+        for (int64_t i = 0; i < columns; i += kLanes) store(to + i, load(singles + i) * f);
+        return;
+    }
     if (x.dtype == Dtype::float32)
         scaled_copy(to, columns, step, factor, [&](int64_t i) { return singles[i]; });
     else if (x.dtype == Dtype::bfloat16)

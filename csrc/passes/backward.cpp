@@ -24,10 +24,11 @@ constexpr int64_t kChunkRows = 256;  // rows that one unit prepares or rounds
 struct Pass {
     const Backward* args;
     int64_t head_dim, v_head_dim, padded, v_padded;
+    bool bends;
     Jobs jobs;
-    float *lse2, *delta;                         // [batch, q_heads, q_len], base 2; kLowest stands for an empty row
+    float *lse2, *delta;                         // [batch, q_heads, q_len]; lse2 natural where scores are bent
     float *grad_query, *grad_key, *grad_value;   // float32 sums, nullptr: not wanted
-    float *sink_sums, *slope_sums;               // [batch * q_heads, chunks or q_blocks], summed in order at the end
+    double *sink_sums, *slope_sums;              // [batch * q_heads, chunks or q_blocks], summed in order at the end
     int64_t chunks, slope_blocks;
     int64_t key_floats, query_floats;  // of a packed block
     float key_factor;                  // takes the packed queries' factor out of dK
@@ -60,14 +61,6 @@ int64_t row_number(const Pass& pass, int64_t batch, int64_t head, int64_t row) {
     return (batch * query.shape[1] + head) * query.shape[2] + row;
 }
 
-// What the sink leaves to the keys of a row. A row whose lse overflowed is NaN where it sees, and only there.
-float kept_beside_sink(const Pass& pass, int64_t head, float lse) {
-    const Tensor& sink = pass.args->call.sink;
-    if (sink.data == nullptr || lse == -INFINITY) return 1.0f;
-    const float kept = 1.0f / (1.0f + __builtin_expf(static_cast<const float*>(sink.data)[head * sink.stride[0]] - lse));
-    return kept == kept ? kept : 1.0f;
-}
-
 // lse and delta of 256 rows of one head, the gradient of its sink, and zeros in the gradient of the queries.
 void prepare_unit(void* context, int64_t unit, Scratch& scratch) {
     const Pass& pass = *static_cast<Pass*>(context);
@@ -77,14 +70,14 @@ void prepare_unit(void* context, int64_t unit, Scratch& scratch) {
     const int64_t first = unit % pass.chunks * kChunkRows;
     const int64_t stop = first + kChunkRows < query.shape[2] ? first + kChunkRows : query.shape[2];
     float* grad = scratch.floats(pass.v_head_dim);
-    float sink_sum = 0.0f;
+    double sink_sum = 0.0;
     for (int64_t row = first; row < stop; ++row) {
         const int64_t n = row_number(pass, batch, head, row);
         const float lse = *float_row(args.lse, batch, head, row);
         pass.lse2[n] = -kLowest;
         pass.delta[n] = 0.0f;
         if (lse == -INFINITY) continue;
-        pass.lse2[n] = lse * kLog2e;
+        pass.lse2[n] = pass.bends ? lse : lse * kLog2e;
         float offset = 0.0f;
         if (args.grad_output.data != nullptr) {
             read_row(grad, args.grad_output, batch, head, row, pass.v_head_dim, 1.0f);
@@ -97,8 +90,8 @@ void prepare_unit(void* context, int64_t unit, Scratch& scratch) {
             offset = sum_of(sums);
             for (; c < pass.v_head_dim; ++c) offset += grad[c] * output[c * step];
         }
-        const float kept = kept_beside_sink(pass, head, lse);
-        sink_sum -= (1.0f - kept) * offset;
+        const float kept = kept_beside_sink(args.call.sink, head, lse);
+        sink_sum -= static_cast<double>((1.0f - kept) * offset);
         pass.delta[n] = kept * offset;
         if (args.grad_lse.data != nullptr) {
             const Tensor& grad_lse = args.grad_lse;
@@ -145,8 +138,7 @@ void pack_queries_unit(void* context, int64_t unit, Scratch&) {
     const int32_t* order = part.q_order + block * kBlock;
     float* rows = pass.packed_queries[at] + unit * pass.query_floats;
     float *grads = rows + pass.padded * kBlock, *lse2 = grads + pass.v_padded * kBlock;
-    const bool bends = args.call.softcap != 0.0f || args.call.slopes.data != nullptr;
-    const float factor = bends ? args.call.scale : args.call.scale * kLog2e;
+    const float factor = pass.bends ? args.call.scale : args.call.scale * kLog2e;
     gather_rows(rows, args.call.query, job.batch, head, order, pass.padded, factor);
     for (int r = 0; r < kBlock; ++r) {
         float* grad = grads + r * pass.v_padded;
@@ -158,7 +150,7 @@ void pack_queries_unit(void* context, int64_t unit, Scratch&) {
         lse2[r] = pass.lse2[n];
         lse2[kBlock + r] = pass.delta[n];
         if (args.grad_output.data == nullptr) continue;
-        const float kept = kept_beside_sink(pass, head, *float_row(args.lse, job.batch, head, order[r]));
+        const float kept = kept_beside_sink(args.call.sink, head, *float_row(args.lse, job.batch, head, order[r]));
         read_row(grad, args.grad_output, job.batch, head, order[r], pass.v_padded, kept);
     }
 }
@@ -172,7 +164,7 @@ struct Work {
     Bend bend;
     bool simple;  // nothing bends scores or drops pairs
     const int32_t *q_order, *kv_order;
-    float* slope_sum;
+    double* slope_sum;
     // of each group of six rows: which vectors of keys it sees
     int first[kBlock / kTileRows + 1], stop[kBlock / kTileRows + 1];
 };
@@ -237,10 +229,11 @@ void bent_tile(const Pass& pass, const Work& work, const QueryBlock& q, const Ke
         const int32_t query = work.q_order[row + r];
         if (bend.scores()) bend_row(probs, bend, query, work.kv_order, work.slope_of_cap);
         if (bend.dropout) keep_row(work.factors, bend, query, work.kv_order);
-        const Vector lse2 = splat(q.lse2[row + r]), delta = splat(q.delta[row + r]), none = splat(0.0f);
+        const Vector lse = splat(q.lse2[row + r]), delta = splat(q.delta[row + r]), none = splat(0.0f);
+        const Vector base = splat(pass.bends ? kLog2e : 1.0f);
         const uint64_t allowed = query < 0 ? 0 : bits == nullptr ? ~uint64_t{0} : bits[r];
         for (int c = 0; c < kBlock; c += kLanes) {
-            const Vector p = where_set(allowed >> c, exp2_of(load(probs + c) - lse2), none);
+            const Vector p = where_set(allowed >> c, exp2_of((load(probs + c) - lse) * base), none);
             Vector grad = load(grads + c), dropped = p;
             if (bend.dropout) {
                 grad *= load(work.factors + c);
@@ -252,8 +245,8 @@ void bent_tile(const Pass& pass, const Work& work, const QueryBlock& q, const Ke
         if (bend.alibi && work.slope_sum != nullptr) {
             float apart[kBlock];
             distances(apart, bend, query, work.kv_order);
-            float sum = 0.0f;
-            for (int c = 0; c < kBlock; ++c) sum -= grads[c] * apart[c];
+            double sum = 0.0;
+            for (int c = 0; c < kBlock; ++c) sum -= static_cast<double>(grads[c]) * static_cast<double>(apart[c]);
             *work.slope_sum += sum;
         }
         if (bend.softcap != 0.0f)
@@ -555,12 +548,12 @@ void run_waves(Pass& pass, Runner& runner) {
     }
 }
 
-void sum_in_order(const Tensor& to, const float* sums, int64_t heads, int64_t each) {
+void sum_in_order(const Tensor& to, const double* sums, int64_t heads, int64_t each) {
     if (to.data == nullptr) return;
     for (int64_t h = 0; h < heads; ++h) {
-        float sum = 0.0f;
+        double sum = 0.0;
         for (int64_t i = 0; i < each; ++i) sum += sums[h * each + i];
-        static_cast<float*>(to.data)[h] = sum;
+        static_cast<float*>(to.data)[h] = static_cast<float>(sum);
     }
 }
 
@@ -573,14 +566,14 @@ void allocate(Pass& pass, Runner& runner) {
     pass.grad_key = sums_for(args.grad_key, runner);
     pass.grad_value = sums_for(args.grad_value, runner);
     pass.chunks = (args.call.query.shape[2] + kChunkRows - 1) / kChunkRows;
-    if (args.grad_sink.data != nullptr) pass.sink_sums = static_cast<float*>(runner.alloc(heads * pass.chunks * 4));
+    if (args.grad_sink.data != nullptr) pass.sink_sums = static_cast<double*>(runner.alloc(heads * pass.chunks * 8));
     for (int64_t j = 0; j < pass.jobs.count; ++j) {
         const int64_t blocks = most_blocks(pass.jobs.at[j], true);
         if (blocks > pass.slope_blocks) pass.slope_blocks = blocks;
     }
     if (args.grad_slopes.data != nullptr) {
-        pass.slope_sums = static_cast<float*>(runner.alloc(heads * pass.slope_blocks * 4));
-        zero(pass.slope_sums, heads * pass.slope_blocks);
+        pass.slope_sums = static_cast<double*>(runner.alloc(heads * pass.slope_blocks * 8));
+        for (int64_t i = 0; i < heads * pass.slope_blocks; ++i) pass.slope_sums[i] = 0.0;
     }
     pass.units.first = static_cast<int64_t*>(runner.alloc((pass.jobs.count + 1) * 8));
     pass.packed_keys = static_cast<float**>(runner.alloc(pass.jobs.count * 8));
@@ -598,7 +591,8 @@ void backward(const Backward& args, Runner& runner) {
     pass.v_padded = whole_vectors(pass.v_head_dim);
     pass.key_floats = kBlock * (pass.head_dim + pass.padded + pass.v_head_dim);
     pass.query_floats = kBlock * (pass.padded + pass.v_padded + 2);
-    pass.key_factor = args.call.softcap != 0.0f || args.call.slopes.data != nullptr ? 1.0f : kLn2;
+    pass.bends = bends_scores(args.call);
+    pass.key_factor = pass.bends ? 1.0f : kLn2;
     pass.jobs = make_jobs(args.call, runner);
     allocate(pass, runner);
     const int64_t heads = args.call.query.shape[0] * args.call.query.shape[1];

@@ -1,26 +1,19 @@
 // The forward pass: packed keys once for each head and part, then one unit of work for each query block.
 //
-// For 64 queries and 64 keys at a time: scores (a register tile of six rows), the exponential, and the product with
-// the values, six rows after six rows, so that the packed keys and values (32 KB at head_dim 64) stay in the first-level
-// cache. The sum of a row is kept lane by lane and the maximum only as good as needed: it is raised when a score passes
-// it by 8 (in base 2), for that row alone, because a row's rounding must not hang on keys that the row does not see.
-// Queries are packed with scale * log2(e), so that probabilities are powers of two.
-//
 // A plane of several parts visits a query several times. Between parts the sums lie unnormalised in the output, with the
 // maximum and the denominator of each row beside: the parts are merged exactly, in their order, and normalised at the end.
 
-#include "../kernels/bend.h"
-#include "../kernels/tile.h"
+#include "../kernels/attend.h"
 
 namespace openwork::OPENWORK_ISA {
 namespace {
 
-constexpr float kSlack = 8.0f;
 constexpr int kPackedBlocks = 4;  // key blocks that one unit packs
 
 struct Pass {
     const Forward* args;
     int64_t head_dim, v_head_dim, v_padded;
+    bool bends;
     Jobs jobs;
     float *wide, *top, *sum;  // [batch, q_heads, q_len, ...]: state between parts
     int64_t block_floats;
@@ -52,144 +45,14 @@ void pack_unit(void* context, int64_t unit, Scratch& scratch) {
     }
 }
 
-// 64 queries at work.
-struct Queries {
-    float *query, *output, *top;
-    Vector* sum;    // lane by lane
-    float* scores;  // [6][64]
-    float* factors;  // [64], dropout
-    int64_t head_dim, v_padded;
-    const int32_t* order;
-    Bend bend;
-};
-
-template <int rows, int vectors, bool masked>
-OPENWORK_INLINE void score_tile(const Queries& q, int row, int first, const float* keys, const uint64_t* bits,
-                                Vector* top) {
-    Vector sums[rows][vectors];
-    clear(sums);
-    multiply_add(sums, q.query + row * q.head_dim, q.head_dim, 1, keys + first * kLanes, kBlock, q.head_dim);
-    const Vector forbidden = splat(-INFINITY);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) {
-            if constexpr (masked) sums[r][v] = where_set(bits[r] >> ((first + v) * kLanes), sums[r][v], forbidden);
-            store(q.scores + r * kBlock + (first + v) * kLanes, sums[r][v]);
-            top[r] = larger(top[r], sums[r][v]);
-        }
-    }
-}
-
-template <int rows>
-void bend_tile(const Queries& q, int row, const int32_t* keys, const uint64_t* bits, Vector* top) {
-    const Vector forbidden = splat(-INFINITY);
-    for (int r = 0; r < rows; ++r) {
-        float* scores = q.scores + r * kBlock;
-        bend_row(scores, q.bend, q.order[row + r], keys, nullptr);
-        top[r] = splat(kLowest);
-        for (int v = 0; v < kBlockVectors; ++v) {
-            Vector x = load(scores + v * kLanes);
-            if (bits != nullptr) x = where_set(bits[r] >> (v * kLanes), x, forbidden);
-            store(scores + v * kLanes, x);
-            top[r] = larger(top[r], x);
-        }
-    }
-}
-
-template <int rows>
-__attribute__((noinline)) void raise_tops(const Queries& q, int row, const Vector* top) {
-    for (int r = row; r < row + rows; ++r) {
-        const float found = largest_of(top[r - row]);
-        if (!(found > q.top[r] + kSlack)) continue;
-        const Vector shrink = exp2_of(splat(q.top[r] - found));
-        q.top[r] = found;
-        q.sum[r] = q.sum[r] * shrink;
-        float* output = q.output + r * q.v_padded;
-        for (int64_t c = 0; c < q.v_padded; c += kLanes) store(output + c, load(output + c) * shrink);
-    }
-}
-
-template <int rows, bool masked>
-void attend_tile(const Queries& q, int row, const float* keys, const float* values, const int32_t* kv_order,
-                 const uint64_t* bits) {
-    int first = 0, stop = kBlockVectors;
-    if constexpr (masked) {
-        uint64_t any = 0;
-        for (int r = 0; r < rows; ++r) any |= bits[r];
-        if (any == 0) return;
-        first = __builtin_ctzll(any) / kLanes;
-        stop = (63 - __builtin_clzll(any)) / kLanes + 1;
-    }
-    Vector top[rows];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) top[r] = splat(kLowest);
-    if (!q.bend.scores()) {
-        for_vectors(first, stop - first, [&]<int vectors>(int v) {
-            score_tile<rows, vectors, masked>(q, row, v, keys, bits, top);
-        });
-    } else {
-        for_vectors(0, kBlockVectors, [&]<int vectors>(int v) {
-            score_tile<rows, vectors, false>(q, row, v, keys, bits, top);
-        });
-        bend_tile<rows>(q, row, kv_order, masked ? bits : nullptr, top);
-    }
-    Vector excess = top[0] - splat(q.top[row] + kSlack);
-#pragma GCC unroll 8
-    for (int r = 1; r < rows; ++r) excess = larger(excess, top[r] - splat(q.top[row + r] + kSlack));
-    if (any_above(excess, splat(0.0f))) raise_tops<rows>(q, row, top);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-        const Vector highest = splat(q.top[row + r]);
-        Vector sum = q.sum[row + r];
-        float* scores = q.scores + r * kBlock;
-        for (int v = first; v < stop; ++v) {
-            const Vector p = exp2_of(load(scores + v * kLanes) - highest);
-            sum += p;
-            store(scores + v * kLanes, p);
-        }
-        q.sum[row + r] = sum;
-    }
-    if (q.bend.dropout) {
-        for (int r = 0; r < rows; ++r) {
-            keep_row(q.factors, q.bend, q.order[row + r], kv_order);
-            for (int k = 0; k < kBlock; ++k) q.scores[r * kBlock + k] *= q.factors[k];
-        }
-    }
-    const Factors f{q.scores + first * kLanes, kBlock, 1, values + first * kLanes * q.v_padded, q.v_padded,
-                    int64_t{stop - first} * kLanes};
-    add_product<rows>(q.output + row * q.v_padded, q.v_padded, q.v_padded, f);
-}
-
-void attend_block(const Queries& q, int num_rows, const float* packed, const int32_t* kv_order, const uint64_t* mask) {
-    const float* values = packed + q.head_dim * kBlock;
-    int row = 0;
-    for (; row < num_rows && row + kTileRows <= kBlock; row += kTileRows) {
-        if (mask != nullptr)
-            attend_tile<kTileRows, true>(q, row, packed, values, kv_order, mask + row);
-        else
-            attend_tile<kTileRows, false>(q, row, packed, values, kv_order, nullptr);
-    }
-    constexpr int rest = kBlock % kTileRows;
-    if (row >= num_rows) return;
-    if (mask != nullptr)
-        attend_tile<rest, true>(q, row, packed, values, kv_order, mask + row);
-    else
-        attend_tile<rest, false>(q, row, packed, values, kv_order, nullptr);
-}
-
 // Output and lse of one row from its unnormalised sums.
 void finish_row(const Pass& pass, const Job& job, int64_t head, int64_t row, float* sums, float top, float sum) {
     const Forward& args = *pass.args;
     const int64_t n = pass.row_number(job, head, row), columns = pass.v_head_dim;
     float lse = -INFINITY, factor = 0.0f;
     if (sum > 0.0f || sum != sum) {
-        lse = static_cast<float>((static_cast<double>(top) + __builtin_log2(static_cast<double>(sum))) * 0.69314718055994530942);
-        factor = 1.0f / sum;
-        if (args.call.sink.data != nullptr) {
-            const float sink = static_cast<const float*>(args.call.sink.data)[head * args.call.sink.stride[0]];
-            factor *= 1.0f / (1.0f + __builtin_expf(sink - lse));
-        }
+        lse = log_of_sum(top, sum, pass.bends ? kLog2e : 1.0f);
+        factor = kept_beside_sink(args.call.sink, head, lse) / sum;
         for (int64_t c = 0; c < columns; ++c) sums[c] *= factor;
     } else {
         zero(sums, columns);
@@ -202,17 +65,11 @@ void finish_row(const Pass& pass, const Job& job, int64_t head, int64_t row, flo
 
 void start_queries(const Pass& pass, const Job& job, int64_t head, Queries& q, int num_rows) {
     const Call& call = pass.args->call;
-    const float factor = q.bend.scores() ? call.scale : call.scale * kLog2e;
-    for (int r = 0; r < kBlock; ++r) {
-        float* query = q.query + r * q.head_dim;
-        if (r < num_rows && q.order[r] >= 0)
-            read_row(query, call.query, job.batch, head, q.order[r], q.head_dim, factor);
-        else
-            zero(query, q.head_dim);
-        q.sum[r] = splat(0.0f);
-        q.top[r] = kLowest;
-    }
-    zero(q.output, kBlock * q.v_padded);
+    const float factor = q.bends ? call.scale : call.scale * kLog2e;
+    clear_queries(q);
+    for (int r = 0; r < num_rows; ++r)
+        if (q.order[r] >= 0)
+            read_row(q.query + r * q.head_dim, call.query, job.batch, head, q.order[r], q.head_dim, factor);
     if (pass.part == 0) return;
     for (int r = 0; r < num_rows; ++r) {
         if (q.order[r] < 0) continue;
@@ -236,17 +93,10 @@ void attend_unit(void* context, int64_t unit, Scratch& scratch) {
     int num_rows = kBlock;
     while (num_rows > 0 && order[num_rows - 1] < 0) --num_rows;
     if (num_rows == 0) return;
-    Queries q;
-    q.head_dim = pass.head_dim;
-    q.v_padded = pass.v_padded;
-    q.query = scratch.floats(kBlock * q.head_dim);
-    q.output = scratch.floats(kBlock * q.v_padded);
-    q.top = scratch.floats(kBlock);
-    q.sum = reinterpret_cast<Vector*>(scratch.floats(kBlock * kLanes));
-    q.scores = scratch.floats(kTileRows * kBlock);
-    q.factors = scratch.floats(kBlock);
+    Queries q = make_queries(pass.head_dim, pass.v_padded, scratch);
+    const Bend bend = bend_of(pass.args->call, job.batch, head);
     q.order = order;
-    q.bend = bend_of(pass.args->call, job.batch, head);
+    set_bends(q, &bend, 0);
     start_queries(pass, job, head, q, num_rows);
     const float* packed = pass.packed[at];
     for (int32_t run = part.full_offsets[block]; run < part.full_offsets[block + 1]; ++run)
@@ -350,6 +200,7 @@ void forward(const Forward& args, Runner& runner) {
     pass.v_head_dim = args.call.value.shape[3];
     pass.v_padded = whole_vectors(pass.v_head_dim);
     pass.block_floats = kBlock * (pass.head_dim + pass.v_padded);
+    pass.bends = bends_scores(args.call);
     pass.jobs = make_jobs(args.call, runner);
     if (pass.jobs.max_parts > 1) prepare_state(pass, runner);
     pass.units.first = static_cast<int64_t*>(runner.alloc((pass.jobs.count + 1) * 8));

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from openwork.errors import ArgumentError
+from openwork.ops.backends.cpu_decode import can_decode
+from openwork.ops.backends.cpu_decode import decode as native_decode
 from openwork.ops.registry import as_given
 from openwork.ops.result import AttentionResult
 from openwork.ops.validation import (
@@ -43,7 +45,8 @@ def decode_attention(
     """Attention of one new query for each sequence over the keys that it sees; only those are read.
 
     The formula is that of `sparse_attention`. Keys that are not listed (unwritten cache slots, dropped entries) may
-    hold anything. A query without keys gets output 0 and `lse` of `-inf`. Differentiable.
+    hold anything. A query without keys gets output 0 and `lse` of `-inf`. Differentiable; where no gradient is asked
+    for, CPU tensors are read by native code (backend `cpu`) where it is built.
 
     Args:
         query: `[batch, q_heads, 1, head_dim]`.
@@ -86,9 +89,25 @@ def decode_attention(
     )
     sink_logits = check_sink_logits(sink_logits, query)
     batch, q_heads = query.shape[:2]
+    lists = _checked(visible, batch, q_heads, key.shape[2])
+    if can_decode(query, key, value, sink_logits, options.slopes):
+        return AttentionResult(
+            *native_decode(
+                query,
+                key,
+                value,
+                lists,
+                scale=options.scale,
+                softcap=options.softcap,
+                sink_logits=sink_logits,
+                alibi_slopes=options.slopes,
+                q_positions=options.q_positions,
+                kv_positions=options.kv_positions,
+            )
+        )
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
     outputs, lses, order = [], [], []
-    for bundle in _bundles(_checked(visible, batch, q_heads, key.shape[2]), q_heads, key.shape[1]):
+    for bundle in _bundles(lists, q_heads, key.shape[1]):
         with as_given(query.device):
             output, lse = _attend(query, key, value, bundle, options, dtype)
         outputs.append(output)

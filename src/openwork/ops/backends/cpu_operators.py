@@ -15,7 +15,7 @@ from torch import Tensor
 from openwork.errors import BackendError
 from openwork.ops.backends.cpu_native import kernels
 
-__all__ = ["attention", "attention_backward", "attention_forward"]
+__all__ = ["attention", "attention_backward", "attention_forward", "tensor_words"]
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ABSENT = (0,) * 10
@@ -24,7 +24,7 @@ _MASK64 = 2**64 - 1
 TensorTuple = tuple[int, ...]
 
 
-def _tuple(x: Tensor | None) -> TensorTuple:
+def tensor_words(x: Tensor | None) -> TensorTuple:
     """`(data pointer, 4 sizes, 4 strides, dtype)` as csrc/module.cpp reads it."""
     if x is None:
         return _ABSENT
@@ -38,7 +38,7 @@ def _run(name: str, variant: str, tensors: Sequence[Tensor | None], words: Tenso
     settings = native.Options(**options, threads=torch.get_num_threads(), poisoned=poison == "poison")
     # an address without elements is null, which would mean that the tensor is absent
     if all(x is None or x.numel() for x in tensors):
-        getattr(native, name)(isa, [_tuple(x) for x in tensors], (words.data_ptr(), words.numel()), settings)
+        getattr(native, name)(isa, [tensor_words(x) for x in tensors], (words.data_ptr(), words.numel()), settings)
         return
     raise BackendError(f"openwork::attention_{name} needs tensors with elements.")
 
