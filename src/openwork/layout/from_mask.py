@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,15 @@ __all__ = [
     "as_block_size",
     "natural_order",
     "part_from_entries",
+    "plane_from_rows",
     "unique_rows",
 ]
 
 DEFAULT_BLOCK = (64, 64)
+_STRIPE = 1024
+"""Queries of a mask that are looked at together."""
+
+RowsFunction = Callable[[int, int], BoolArray]
 
 
 def as_block_size(block_size: Any) -> tuple[int, int]:
@@ -124,7 +130,6 @@ def layout_from_mask(mask: Any, block_size: Any) -> BlockLayout:
     array = array.reshape((1,) * (4 - array.ndim) + array.shape)
     blocks = as_block_size(block_size)
     batch, heads, q_len, kv_len = array.shape
-    orders = natural_order(q_len, blocks[0]), natural_order(kv_len, blocks[1])
     planes: list[Plane] = []
     seen: dict[bytes, int] = {}
     index = np.zeros((batch, heads), dtype=np.int32)
@@ -133,33 +138,56 @@ def layout_from_mask(mask: Any, block_size: Any) -> BlockLayout:
             key = np.packbits(array[b, h]).tobytes()
             if key not in seen:
                 seen[key] = len(planes)
-                planes.append(_plane_from_mask(array[b, h], orders, blocks))
+                planes.append(plane_from_rows(_rows_of(array[b, h]), q_len, kv_len, blocks))
             index[b, h] = seen[key]
     return BlockLayout(q_len, kv_len, tuple(planes), index, *blocks, q_start=kv_len - q_len)
 
 
-def _plane_from_mask(mask: BoolArray, orders: tuple[Int32Array, Int32Array], block_size: tuple[int, int]) -> Plane:
+def _rows_of(mask: BoolArray) -> RowsFunction:
+    return lambda first, stop: mask[first:stop]
+
+
+def plane_from_rows(
+    rows_of: RowsFunction, q_len: int, kv_len: int, block_size: tuple[int, int], stripe: int = _STRIPE
+) -> Plane:
+    """The plane of a mask that is asked for stripe by stripe, so that it never lies in memory whole.
+
+    Args:
+        rows_of: `rows_of(first, stop)`: bool `[stop - first, kv_len]`, True = attend.
+        q_len: Number of queries.
+        kv_len: Number of keys.
+        block_size: `(q_block, kv_block)`.
+        stripe: About how many queries are asked for at a time.
+    """
     q_block, kv_block = block_size
-    q_order, kv_order = orders
-    q_blocks, kv_blocks = len(q_order) // q_block, len(kv_order) // kv_block
-    q_len, kv_len = mask.shape
-    padded = np.zeros((len(q_order), len(kv_order)), dtype=bool)
-    padded[:q_len, :kv_len] = mask
-    tiles = padded.reshape(q_blocks, q_block, kv_blocks, kv_block).transpose(0, 2, 1, 3)
-    some = tiles.any(axis=(2, 3))
-    # queries that are pads do not keep a block from being full, keys that are pads do
-    rows = (q_order >= 0).reshape(q_blocks, 1, q_block, 1)
-    full = (tiles | ~rows).all(axis=(2, 3)) & some
-    full_rows, full_keys = np.nonzero(full)
-    rows_p, keys_p = np.nonzero(some & ~full)
-    bits = np.packbits(tiles[rows_p, keys_p], axis=-1, bitorder="little")
-    masks, numbers = unique_rows(bits.reshape(len(bits), q_block * -(-kv_block // 8)))
+    q_order, kv_order = natural_order(q_len, q_block), natural_order(kv_len, kv_block)
+    step = max(1, stripe // q_block) * q_block
+    width = q_block * -(-kv_block // 8)
+    full: list[Any] = [np.zeros((2, 0), dtype=np.int64)]
+    partial: list[Any] = [np.zeros((2, 0), dtype=np.int64)]
+    bits: list[MaskArray] = [np.zeros((0, width), dtype=np.uint8)]
+    for first in range(0, q_len, step):
+        stop = min(first + step, q_len)
+        padded = np.zeros((-(-(stop - first) // q_block) * q_block, len(kv_order)), dtype=bool)
+        padded[: stop - first, :kv_len] = rows_of(first, stop)
+        tiles = padded.reshape(-1, q_block, len(kv_order) // kv_block, kv_block).transpose(0, 2, 1, 3)
+        some: BoolArray = np.any(tiles, axis=(2, 3))
+        # queries that are pads do not keep a block from being full, keys that are pads do
+        pads = np.arange(first, first + len(padded)).reshape(-1, 1, q_block, 1) >= stop
+        whole: BoolArray = np.all(tiles | pads, axis=(2, 3)) & some
+        above = np.array([[first // q_block], [0]])
+        full.append(np.stack(np.nonzero(whole)) + above)
+        loose = np.nonzero(some & ~whole)
+        partial.append(np.stack(loose) + above)
+        bits.append(np.packbits(tiles[loose], axis=-1, bitorder="little").reshape(len(loose[0]), width))
+    (full_rows, full_keys), (rows, keys) = np.concatenate(full, axis=1), np.concatenate(partial, axis=1)
+    masks, numbers = unique_rows(np.concatenate(bits))
     part = part_from_entries(
         q_order,
         kv_order,
         block_size,
         (full_rows, full_keys, full_keys + 1),
-        (rows_p, keys_p, numbers),
+        (rows, keys, numbers),
         masks.reshape(-1, q_block, -(-kv_block // 8)),
     )
     parts = (part,) if part.num_full or part.num_partial else ()
