@@ -76,8 +76,8 @@ def test_words_are_printed_where_json_is_not_asked_for(
         (["--seq-len", "9999999"], "--seq-len 9999999 is longer than the training text"),
         (["--seq-len", "99999999"], "a step of --batch-size 2 times --seq-len 99999999 is 199,999,998 tokens; at most"),
         (["--device", "tpu"], "--device must be one of auto, cpu, cuda, mps; got 'tpu'"),
-        (["--tokenizer", "words"], "--tokenizer must be bytes, bpe, bpe:VOCABULARY or the path"),
-        (["--model", "huge"], "--model must be one of tiny, probe, small, base, or FILE.py:FUNCTION"),
+        (["--tokenizer", "words"], "--tokenizer must be bytes, bpe, bpe:VOCABULARY, the path"),
+        (["--model", "huge"], "--model must be one of tiny, probe, small, base, FILE.py:FUNCTION"),
         (["--model", "absent.py:make"], "--model absent.py:make: absent.py does not exist."),
         (["--steps", "none"], "Invalid value for '--steps'"),
         (["--data", "nowhere"], "--data nowhere does not exist"),
@@ -129,7 +129,7 @@ def test_an_interruption_says_how_to_go_on(
 FLAGS = {
     "study": "--data --pattern --plan --mask --schedule --dense-steps --seq-len --batch-size --accumulate "
     "--checkpointing --optimizer --lr --matrix-lr --clip-norm --tokenizer --steps --seconds --eval-every "
-    "--seed --seeds --control --model --device --dtype --include --exclude --max-bytes --features "
+    "--seed --seeds --control --model --tune --metric --device --dtype --include --exclude --max-bytes --features "
     "--watts --gco2-per-kwh --pue --memory-gb --out --fresh --json",
     "demo": "--act --seconds --seed --out --fresh --json",
 }

@@ -303,12 +303,13 @@ def test_checkpointing_asks_the_model(mine: Path) -> None:
         make_model(config, 100)
 
 
-@pytest.mark.parametrize("text", ["huge", "mine.py", "mine.py:", ":make", "a b:make", "mine.py:not it", ""])
+@pytest.mark.parametrize(
+    "text", ["huge", "mine.py", "mine.py:", ":make", "a b:make", "mine.py:not it", "a/mine.py", "a/mine.py:", ""]
+)
 def test_a_text_that_names_no_model_is_refused(text: str) -> None:
-    words = re.escape(
-        "--model must be one of tiny, probe, small, base, or FILE.py:FUNCTION (or package.module:FUNCTION)"
-    )
-    with pytest.raises(StudyError, match=rf"{words} for a model of your own; got '{text}'\."):
+    words = re.escape("--model must be one of tiny, probe, small, base, FILE.py:FUNCTION (or package.module:FUNCTION)")
+    rest = r"for a model of your own, a folder with a Hugging Face checkpoint .*, or a config.json"
+    with pytest.raises(StudyError, match=rf"{words} {rest}; got '{text}'\."):
         model_source(text)
 
 

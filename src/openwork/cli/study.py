@@ -41,16 +41,20 @@ def study(
         bool | None, typer.Option("--checkpointing", help="Compute blocks again backwards, for less memory.")
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="muon (for matrices, AdamW for the rest) or adamw. [default: muon]")
+        str | None,
+        typer.Option(help="muon (for matrices, AdamW for the rest) or adamw. [default: muon; with --tune adamw]"),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Highest learning rate of AdamW. [default: 0.02; with adamw 0.004]")
+        float | None,
+        typer.Option(help="Highest learning rate of AdamW. [default: 0.02; with adamw 0.004; to tune 5e-5 to 5e-4]"),
     ] = None,
     matrix_lr: Annotated[float | None, typer.Option(help="Highest learning rate of Muon. [default: 0.02]")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradients. [default: 1]")] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="bytes, bpe, bpe:VOCABULARY (trained on the data), or a tokenizer.json. [default: bpe]"),
+        typer.Option(
+            help="bytes, bpe, bpe:VOCABULARY (trained on the data), a tokenizer.json, or model. [default: bpe]"
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of each run. [default: 300, without --seconds]")] = None,
     seconds: Annotated[float | None, typer.Option(help="Training seconds of each run.")] = None,
@@ -63,8 +67,16 @@ def study(
     model: Annotated[
         str | None,
         typer.Option(
-            help="tiny, probe, small, base, or your own: FILE.py:FUNCTION, called with vocab_size. [default: small]"
+            help="tiny, probe, small, base; FILE.py:FUNCTION of your own, called with vocab_size; the folder of a "
+            "Hugging Face checkpoint, with --tune; or a config.json, for random weights. [default: small]"
         ),
+    ] = None,
+    tune: Annotated[
+        str | None, typer.Option(help="What of a checkpoint to tune: all, attention, or lora (adapters on attention).")
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="FILE.py:FUNCTION or module:FUNCTION, called with a checkpoint's model and its tokenizer."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. [default: auto]")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. [default: float32]")] = None,
@@ -118,6 +130,8 @@ def study(
         "seeds": seeds,
         "control": control,
         "model": model,
+        "tune": tune,
+        "metric": metric,
         "device": device,
         "dtype": dtype,
         "include": tuple(include or ()),

@@ -16,9 +16,10 @@ __all__ = ["Comparison", "Difference", "Outcome", "compare_studies"]
 
 _NO_DIFFERENCE = {"out", "isolate", "checkpoint_seconds", "watts", "gco2_per_kwh", "pue", "memory_gb"}
 """Options that change no loss and no speed."""
-_PAIRED = ("seed", "seeds", "seq_len", "batch_size", "tokenizer", "steps", "seconds", "model", "model_sha256", "data")
+_MODEL = ("model", "model_sha256", "tune")
+_PAIRED = ("seed", "seeds", "seq_len", "batch_size", "tokenizer", "steps", "seconds", *_MODEL, "data")
 """Options that must agree for runs of one seed to be pairs: same first weights, same order of the same data."""
-_SPEED = ("seq_len", "batch_size", "accumulate", "checkpointing", "model", "model_sha256", "dtype", "optimizer")
+_SPEED = ("seq_len", "batch_size", "accumulate", "checkpointing", *_MODEL, "dtype", "optimizer")
 _MACHINE = ("processor", "device", "threads", "torch")
 _NOT_RECORDED = "not recorded"
 

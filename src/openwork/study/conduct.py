@@ -21,6 +21,8 @@ from openwork.errors import OpenworkError, StudyError
 from openwork.patterns import Pattern
 from openwork.plan import Plan
 from openwork.runs import read_json, write_json
+from openwork.study.checkpoint_inputs import check_checkpoint
+from openwork.study.checkpoint_source import CheckpointSource
 from openwork.study.config import StudyConfig, with_contenders, with_digests
 from openwork.study.contender import Contender
 from openwork.study.corpus import Corpus
@@ -28,7 +30,14 @@ from openwork.study.environment import environment, resolve_device
 from openwork.study.folder import RunPlace, StudyFolder
 from openwork.study.masks import load_mask, read_mask
 from openwork.study.model import model_facts
-from openwork.study.prepare import corpus_of, data_facts, measure_held_out, prepare_data, require_facts
+from openwork.study.model_source import model_source
+from openwork.study.prepare import (
+    corpus_of,
+    data_facts,
+    measure_held_out,
+    prepare_data,
+    require_facts,
+)
 from openwork.study.proposals import data_in_words, proposals
 from openwork.study.record import RunRecord
 from openwork.study.report import study_report, write_report
@@ -164,6 +173,9 @@ def _check_inputs(config: StudyConfig, device: str) -> tuple[int, ModelFacts]:
         require_tokenizers()
     elif kind == "file":
         vocabulary = load_tokenizer(Path(config.tokenizer)).vocab_size
+    source = model_source(config.model)
+    if isinstance(source, CheckpointSource):
+        vocabulary = check_checkpoint(config, source) or vocabulary
     masks = {contender.mask for contender in config.contenders if contender.mask is not None}
     for mask in masks:
         load_mask(mask)

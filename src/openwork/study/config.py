@@ -10,8 +10,9 @@ from typing import Any
 from openwork.errors import StudyError
 from openwork.patterns import Causal, Pattern, parse_pattern
 from openwork.plan import Plan
+from openwork.study.checkpoint_source import TUNINGS, CheckpointSource
 from openwork.study.contender import Contender, contender_from_text, file_digest, with_digest
-from openwork.study.model_source import model_source
+from openwork.study.model_source import function_source, model_source
 from openwork.study.shapes import MODEL_SHAPES, ModelShape
 from openwork.train import DenseThenSparse, Schedule
 from openwork.train.kinds import OPTIMIZERS
@@ -44,6 +45,8 @@ _MOST_TOKENS = 1 << 27
 """Tokens of a step above which a typing error is likelier than a machine that could hold them."""
 _LR = {"muon": 2e-2, "adamw": 4e-3}
 """Default of `lr` by optimizer."""
+_TUNING_LR = {"all": 5e-5, "attention": 1e-4, "lora": 5e-4}
+"""Default of `lr` by what is tuned: weights that were trained already are moved little, adapters begin at nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +73,16 @@ class StudyConfig:
     """Parts, one after the other, that a step's sequences are cut into: memory falls, the step is the same."""
     checkpointing: bool = False
     """Whether the backward pass computes each block again: memory falls, time rises, losses stay."""
-    optimizer: str = "muon"
-    """`muon` (for matrices; AdamW for the rest) or `adamw`."""
+    optimizer: str = ""
+    """`muon` (for matrices; AdamW for the rest) or `adamw`; by default `muon`, and `adamw` to tune a checkpoint."""
     lr: float | None = None
-    """Highest learning rate of AdamW, by default 0.02 beside Muon and 0.004 where it updates the matrices too."""
+    """Highest learning rate of AdamW, by default 0.02 beside Muon and 0.004 where it updates the matrices too; where a
+    checkpoint is tuned 5e-5 for all weights, 1e-4 for attention and 5e-4 for adapters."""
     matrix_lr: float | None = None
     """Highest learning rate of Muon, 0.02 by default; `None` with `adamw`."""
-    tokenizer: str = "bpe"
-    """`bytes`, `bpe`, `bpe:VOCABULARY` trained on the data, or the path of a `tokenizer.json`."""
+    tokenizer: str = ""
+    """`bytes`, `bpe`, `bpe:VOCABULARY` trained on the data, the path of a `tokenizer.json`, or `model`: that of the
+    checkpoint. By default `bpe`, and `model` where a checkpoint is tuned."""
     steps: int | None = None
     """Optimizer steps of each run; the rate falls along a cosine over them. 300 where `seconds` is not given either."""
     seconds: float | None = None
@@ -94,9 +99,18 @@ class StudyConfig:
     """`float32` or `bfloat16` (autocast; parameters stay float32)."""
     model: str = "small"
     """Shape of the model, one of `MODEL_SHAPES`; or `FILE.py:FUNCTION` (`package.module:FUNCTION`), a function that is
-    called with the number of token ids and returns a model of the user's own."""
+    called with the number of token ids and returns a model of the user's own; or the folder of a Hugging Face
+    checkpoint to `tune`; or a `config.json`, whose model begins with random weights."""
+    tune: str | None = None
+    """What of a checkpoint is trained: `all`, `attention` (the weights of its attention layers) or `lora` (low-rank
+    adapters on these)."""
+    metric: str | None = None
+    """`FILE.py:FUNCTION` or `package.module:FUNCTION`, called with the model and its tokenizer, both of transformers;
+    it returns a number, or numbers by name."""
     model_sha256: str | None = None
     """Digest of the file that the user's own model is in; the study fills it in."""
+    metric_sha256: str | None = None
+    """Digest of the file that `metric` is in; the study fills it in."""
     tokenizer_sha256: str | None = None
     """Digest of the tokenizer's file, where `tokenizer` names one; the study fills it in."""
     features_sha256: str | None = None
@@ -140,8 +154,12 @@ class StudyConfig:
         object.__setattr__(self, "features", None if self.features is None else Path(self.features))
         if self.steps is None and self.seconds is None:
             object.__setattr__(self, "steps", 300)
+        if not self.optimizer:
+            object.__setattr__(self, "optimizer", "adamw" if self.tune else "muon")
+        if not self.tokenizer:
+            object.__setattr__(self, "tokenizer", "model" if self.tune else "bpe")
         if self.lr is None and self.optimizer in _LR:
-            object.__setattr__(self, "lr", _LR[self.optimizer])
+            object.__setattr__(self, "lr", _TUNING_LR.get(self.tune or "", _LR[self.optimizer]))
         if self.matrix_lr is None and self.optimizer == "muon":
             object.__setattr__(self, "matrix_lr", _MATRIX_LR)
         for name, low in _AT_LEAST.items():
@@ -161,7 +179,8 @@ class StudyConfig:
             raise StudyError(f"--seed must be below 2^64, with room for --seeds {self.seeds}; got {self.seed}.")
         for name, allowed in _ONE_OF.items():
             if getattr(self, name) not in allowed:
-                raise StudyError(f"{option(name)} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
+                known = ", ".join(value for value in allowed if value is not None)
+                raise StudyError(f"{option(name)} must be one of {known}; got {getattr(self, name)!r}.")
         if self.matrix_lr is not None and self.optimizer != "muon":
             raise StudyError(
                 f"--matrix-lr is the rate of Muon, but --optimizer is {self.optimizer}; leave it out, or set --lr."
@@ -171,7 +190,7 @@ class StudyConfig:
                 f"--accumulate {self.accumulate} must divide --batch-size {self.batch_size}: a step's sequences are "
                 "cut into so many equal parts."
             )
-        model_source(self.model)
+        self._check_model()
         self._check_measurements()
         names = [contender.name for contender in self.contenders]
         taken = {DENSE, *([CONTROL] if self.control else [])}
@@ -185,6 +204,29 @@ class StudyConfig:
             # a model of the user's own is asked when the study begins
             if contender.plan is not None and shape is not None:
                 contender.plan.check(shape.num_layers, shape.q_heads)
+
+    def _check_model(self) -> None:
+        source = model_source(self.model)
+        checkpoint = isinstance(source, CheckpointSource)
+        if self.tune is not None and (not isinstance(source, CheckpointSource) or source.is_config):
+            raise StudyError(
+                f"--tune {self.tune} tunes a checkpoint: --model is its folder, with weights and tokenizer; got "
+                f"{self.model!r}."
+            )
+        if self.metric is not None and function_source(self.metric) is None:
+            raise StudyError(f"--metric is FILE.py:FUNCTION or package.module:FUNCTION; got {self.metric!r}.")
+        if self.metric is not None and not checkpoint:
+            raise StudyError(
+                "--metric is called with a model and a tokenizer of transformers: --model is the folder of a "
+                f"checkpoint, or a config.json; got {self.model!r}."
+            )
+        if self.tokenizer == "model" and not checkpoint:
+            raise StudyError(f"--tokenizer model is that of a checkpoint, but --model is {self.model!r}.")
+        if self.tokenizer != "model" and self.tune is not None:
+            raise StudyError(
+                f"--tokenizer {self.tokenizer}: a checkpoint is tuned with the tokenizer that it was trained with; "
+                "leave the option out."
+            )
 
     def _check_measurements(self) -> None:
         reading = [c for c in self.contenders if c.schedule is not None and c.schedule.reads_validation]
@@ -237,7 +279,9 @@ class StudyConfig:
             content["tokenizer"] = str(path.absolute())
         if (source := model_source(self.model)) is not None:
             content["model"] = source.absolute
-        for name in _DIGESTS:
+        if self.metric is not None and (metric := function_source(self.metric)) is not None:
+            content["metric"] = metric.absolute
+        for name in (*_DIGESTS, "tune", "metric"):
             if content[name] is None:
                 # records from before there was one say the same
                 del content[name]
@@ -273,10 +317,16 @@ _ONE_OF = {
     "device": ("auto", "cpu", "cuda", "mps"),
     "dtype": ("float32", "bfloat16"),
     "optimizer": OPTIMIZERS,
+    "tune": (None, *TUNINGS),
 }
 _FREE = {"checkpoint_seconds", "isolate", "out", "watts", "gco2_per_kwh", "pue", "memory_gb"}
 """Fields that change nothing in the losses, so that a resumed study may change them."""
-_DIGESTS = {"model_sha256": "model", "tokenizer_sha256": "tokenizer", "features_sha256": "features"}
+_DIGESTS = {
+    "model_sha256": "model",
+    "metric_sha256": "metric",
+    "tokenizer_sha256": "tokenizer",
+    "features_sha256": "features",
+}
 """Digests of files, and the fields that name these; a record from before there was one does not know it."""
 
 
@@ -288,7 +338,7 @@ def option(name: str) -> str:
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raises a `StudyError` that names the options in which two `StudyConfig.to_dict()` differ, if they do."""
     unknown = _DIGESTS.keys() - old.keys()
-    changed = [name for name in new if name not in _FREE | unknown and old.get(name) != new[name]]
+    changed = [name for name in {**new, **old} if name not in _FREE | unknown and old.get(name) != new.get(name)]
     if not changed:
         return
     details = []
@@ -318,10 +368,12 @@ def with_digests(config: StudyConfig) -> StudyConfig:
         StudyError: The file of the model cannot be read.
     """
     source = model_source(config.model)
+    metric = None if config.metric is None else function_source(config.metric, "--metric")
     return replace(
         config,
         contenders=tuple(map(with_digest, config.contenders)),
         model_sha256=None if source is None else source.digest(),
+        metric_sha256=None if metric is None else metric.digest(),
         tokenizer_sha256=file_digest(path) if (path := Path(config.tokenizer)).suffix == ".json" else None,
         features_sha256=None if config.features is None else file_digest(config.features),
     )

@@ -68,17 +68,20 @@ class Evaluator:
         after: Callable[[int, int], None] = lambda done, total: None,
         *,
         whole: bool = True,
+        untuned: bool = False,
     ) -> None:
         """Goes on with the evaluation that `state` is in, or begins one.
 
         Appends to `state.evaluated`, where that has no point of this step yet, and with `whole` sets `state.final`.
+        What is measured of an untuned checkpoint goes to `state.untuned` alone.
 
         Args:
             state: The run; what is measured so far is in it after each batch.
             losses_of: The model's negative log-likelihoods of a batch's targets in nats, [batch, seq_len].
             after: Called after each batch with the sequences done and those in all. Whatever it raises ends the
                 evaluation where it is.
-            whole: Whether the run is at its end and all held-out sequences count, not only those of the curve.
+            whole: Whether all held-out sequences count, as at the end of a run, not only those of the curve.
+            untuned: Whether it is the checkpoint before its first step that is measured.
         """
         tally = state.tally or self._blank()
         total = self._total if whole else self._curve
@@ -89,6 +92,9 @@ class Evaluator:
             state.tally = tally = self._added(tally, numbers, losses)
             after(tally["sequences"], total)
         state.tally = {}
+        if untuned:
+            state.untuned = {"nats": tally["nats"]}
+            return
         if not (state.evaluated and state.evaluated[-1][0] == state.step):
             state.evaluated.append((state.step, state.spent_s, tally["curve_nats"]))
         if whole:

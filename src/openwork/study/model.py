@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -24,8 +24,10 @@ from openwork.nn import (
     set_plan,
 )
 from openwork.nn.layouts import Facts
+from openwork.ops import explain
 from openwork.patterns import Causal
 from openwork.plan import Plan
+from openwork.study.checkpoint_source import CheckpointSource
 from openwork.study.config import StudyConfig
 from openwork.study.model_source import ModelSource, model_source
 from openwork.study.shapes import MODEL_SHAPES, LayerShape, ModelFacts, facts_of_shape
@@ -44,7 +46,13 @@ class StudyModel:
         module: The same.
         source: The same.
         layers: Its attention layers, in the order of `module.modules()`.
+        mask: The literal mask in use; `None` under a plan.
     """
+
+    module: nn.Module
+    source: ModelSource | CheckpointSource | None
+    layers: tuple[Any, ...]
+    mask: BlockLayout | None = None
 
     def __init__(self, module: nn.Module, source: ModelSource | None = None) -> None:
         self.module, self.source = module, source
@@ -55,7 +63,12 @@ class StudyModel:
     def set_plan(self, plan: Plan) -> None:
         """Uses the plan from the next call on."""
         set_plan(self.module, plan)
-        self._plan = plan
+        self._plan, self.mask = plan, None
+
+    def set_mask(self, mask: BlockLayout) -> None:
+        """Uses a literal mask in every layer from the next call on."""
+        self.set_plan(Plan(default=Causal()))
+        self.mask = mask
 
     def set_backend(self, backend: str) -> None:
         """Computes attention with this backend from the next call on."""
@@ -63,7 +76,9 @@ class StudyModel:
             layer.backend = backend
 
     def prepare(self, seq_len: int, *, annotations: Facts | None = None) -> list[BlockLayout]:
-        """The layouts of the plan, one for each layer; equal content is compiled once and kept."""
+        """The layouts of plan or mask, one for each layer; equal content is compiled once and kept."""
+        if self.mask is not None:
+            return [self.mask] * len(self.layers)
         return list(prepare_layouts(self._plan, len(self.layers), seq_len, annotations=annotations, cache=self._cache))
 
     def token_losses(self, tokens: Tensor, targets: Tensor, layouts: Sequence[BlockLayout]) -> Tensor:
@@ -71,6 +86,25 @@ class StudyModel:
         logits = self.module(tokens, layouts)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+    def backend_of(self, layout: BlockLayout, *, batch: int, dtype: torch.dtype, device: torch.device) -> str:
+        """The backend that `"auto"` takes for attention over a layout."""
+        first = self.layers[0]
+        query = torch.empty(batch, first.q_heads, layout.q_len, first.head_dim, dtype=dtype, device=device)
+        key = query[:, : first.kv_heads]
+        return explain(query, key, key, layout).backend
+
+    def metric_model(self) -> nn.Module:
+        """The model as a user's metric gets it."""
+        return self.module
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The tensors that a run's checkpoint keeps."""
+        return self.module.state_dict()
+
+    def load_trained_state(self, state: Mapping[str, Any]) -> None:
+        """Restores what `trained_state` gave."""
+        self.module.load_state_dict(state)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -90,9 +124,14 @@ def make_model(config: StudyConfig, vocab_size: int) -> StudyModel:
     """The model with its first weights, drawn from torch's generator; on the CPU.
 
     Raises:
-        StudyError: The user's own function is not there, has changed, raises, or gives no model to study.
+        StudyError: The user's own function is not there, has changed, raises, or gives no model to study; or a
+            checkpoint cannot be loaded.
     """
     source = model_source(config.model)
+    if isinstance(source, CheckpointSource):
+        from openwork.study.checkpoint import load_checkpoint_model
+
+        return load_checkpoint_model(config, source, vocab_size)
     if source is None:
         decoder = DecoderConfig(vocab_size=vocab_size, **asdict(MODEL_SHAPES[config.model]))
         module: nn.Module = Decoder(decoder)
@@ -115,6 +154,11 @@ def model_facts(config: StudyConfig, vocab_size: int) -> ModelFacts:
     source = model_source(config.model)
     if source is None:
         return facts_of_shape(config.model, vocab_size)
+    if isinstance(source, CheckpointSource):
+        from openwork.study.checkpoint import checkpoint_facts
+
+        source.check_length(config.seq_len)
+        return checkpoint_facts(source, vocab_size)
     device = torch.device(config.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)

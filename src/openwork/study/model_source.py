@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,15 +16,18 @@ from types import ModuleType
 from typing import Any
 
 from openwork.errors import OpenworkError, StudyError
+from openwork.study.checkpoint_source import CheckpointSource
 from openwork.study.shapes import MODEL_SHAPES
 
-__all__ = ["ModelSource", "model_source"]
+__all__ = ["ModelSource", "function_source", "model_source"]
 
 _MOST_NAMES = 8
 
 
-def model_source(text: str) -> ModelSource | None:
+def model_source(text: str) -> ModelSource | CheckpointSource | None:
     """What `--model` names: `None` for a shape of `MODEL_SHAPES`, else where the user's own model comes from.
+
+    A function is `FILE.py:FUNCTION` or `package.module:FUNCTION`; any other path is a checkpoint's.
 
     Raises:
         StudyError: The text is neither.
@@ -32,17 +36,28 @@ def model_source(text: str) -> ModelSource | None:
         >>> model_source("small")
         >>> model_source("mine/model.py:make")
         ModelSource(place='mine/model.py', function='make')
+        >>> model_source("checkpoints/mine")
+        CheckpointSource(place='checkpoints/mine')
     """
     if text in MODEL_SHAPES:
         return None
+    if (function := function_source(text)) is not None:
+        return function
+    a_path = Path(text).suffix == ".json" or "/" in text or os.sep in text or (text != "" and Path(text).is_dir())
+    if a_path and Path(text).suffix != ".py" and ".py:" not in text:
+        return CheckpointSource(text)
+    raise StudyError(
+        f"--model must be one of {', '.join(MODEL_SHAPES)}, FILE.py:FUNCTION (or package.module:FUNCTION) for a model "
+        "of your own, a folder with a Hugging Face checkpoint (./NAME where it is here), or a config.json; "
+        f"got {text!r}."
+    )
+
+
+def function_source(text: str, option: str = "--model") -> ModelSource | None:
+    """The function that `FILE.py:FUNCTION` or `package.module:FUNCTION` names; `None` for any other text."""
     place, _, function = text.rpartition(":")
     named = place.endswith(".py") or all(part.isidentifier() for part in place.split("."))
-    if not named or not function.isidentifier():
-        raise StudyError(
-            f"--model must be one of {', '.join(MODEL_SHAPES)}, or FILE.py:FUNCTION (or package.module:FUNCTION) for a "
-            f"model of your own; got {text!r}."
-        )
-    return ModelSource(place, function)
+    return ModelSource(place, function, option) if named and function.isidentifier() else None
 
 
 @dataclass(frozen=True)
@@ -123,7 +138,7 @@ class ModelSource:
         except OSError as error:
             raise StudyError(f"{self.argument}: cannot read {path}: {error.strerror or error}.") from None
 
-    def load(self, sha256: str | None = None) -> Callable[[int], Any]:
+    def load(self, sha256: str | None = None) -> Callable[..., Any]:
         """The function; a file is run anew each time, a module is imported as Python does.
 
         The directory of the file (the working directory for a module) is put last on the import path, so that the file
@@ -158,7 +173,7 @@ class ModelSource:
             raise StudyError(
                 f"{self.argument}: {path} has no function {self.function!r}; functions and classes in it: {there}."
             )
-        made: Callable[[int], Any] = function
+        made: Callable[..., Any] = function
         return made
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from openwork.layout import BlockLayout
 from openwork.patterns import Dense
 from openwork.plan import Plan
 from openwork.study.config import DENSE, StudyConfig
@@ -27,18 +28,26 @@ class PlanOfRun:
         contender: Its plan or mask, and its schedule.
         model: The model, which takes the plans.
         eval_tokens: Held-out tokens that a measurement on the way is made on.
+        mask: The layout of the contender's mask, where it is one.
 
     Attributes:
         is_dense: Whether the model attends densely now, by torch's fastest path.
-        is_mask: Whether the contender's mask is to be used now, in place of any plan.
     """
 
-    def __init__(self, config: StudyConfig, contender: Contender, model: StudyModel, eval_tokens: int) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        contender: Contender,
+        model: StudyModel,
+        eval_tokens: int,
+        mask: BlockLayout | None = None,
+    ) -> None:
         self._config, self._contender, self._model, self._eval_tokens = config, contender, model, eval_tokens
+        self._mask = mask
         self._schedule = config.schedule_of(contender)
         self._target = contender.plan_of_layers or _MASKED
         self._plan: Plan | None = None
-        self.is_dense = self.is_mask = False
+        self.is_dense = False
 
     def use(self, state: RunState) -> str | None:
         """Plugs in the plan of the next step.
@@ -61,13 +70,25 @@ class PlanOfRun:
             )
             plan = decision.plan if decision.plan == _MASKED else decision.plan.map(made_causal)
             reason = self._note(state, plan, decision.reason)
-        if plan != self._plan:
-            self._plan, self.is_mask = plan, plan == _MASKED
-            self.is_dense = self._contender.name == DENSE or (plan == DENSE_PLAN and self._target != DENSE_PLAN)
-            self._model.set_plan(DENSE_PLAN if self.is_mask else plan)
-            # for dense attention that is torch's flash attention, wherever it runs
-            self._model.set_backend("auto")
+        self._plug_in(plan)
         return reason
+
+    def use_target(self) -> None:
+        """Plugs in the plan itself, whatever the schedule says of this step."""
+        self._plug_in(self._target)
+
+    def _plug_in(self, plan: Plan) -> None:
+        if plan == self._plan:
+            return
+        self._plan = plan
+        self.is_dense = self._contender.name == DENSE or (plan == DENSE_PLAN and self._target != DENSE_PLAN)
+        if plan == _MASKED:
+            assert self._mask is not None
+            self._model.set_mask(self._mask)
+        else:
+            self._model.set_plan(plan)
+        # for dense attention that is torch's flash attention, wherever it runs
+        self._model.set_backend("auto")
 
     def _note(self, state: RunState, plan: Plan, reason: str) -> str | None:
         content: Any = {"mask": str(self._contender.mask)} if plan == _MASKED else json.loads(plan.to_json())

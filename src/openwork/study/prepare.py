@@ -11,6 +11,7 @@ from openwork.annotate import read_features
 from openwork.errors import DataError, StudyError
 from openwork.measure import gzip_bits_per_byte
 from openwork.runs import write_file
+from openwork.study.checkpoint_inputs import checkpoint_of, checkpoint_tokenizer
 from openwork.study.config import StudyConfig
 from openwork.study.corpus import Corpus, read_corpus, read_text, sequence_ids
 from openwork.study.duplicates import near_duplicates
@@ -21,7 +22,15 @@ from openwork.study.tokenizer import TextTokenizer, load_tokenizer, parse_tokeni
 from openwork.study.tokens import TokenStream, load_stream, require_length, tokenize
 from openwork.study.trainer import StudyData
 
-__all__ = ["corpus_of", "data_facts", "load_data", "measure_held_out", "prepare_data", "require_facts"]
+__all__ = [
+    "checkpoint_tokenizer",
+    "corpus_of",
+    "data_facts",
+    "load_data",
+    "measure_held_out",
+    "prepare_data",
+    "require_facts",
+]
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -36,6 +45,8 @@ def prepare_data(config: StudyConfig, corpus: Corpus, folder: StudyFolder, repor
     if kind == "bpe" and not folder.tokenizer.exists():
         report({"event": "prepare", "what": "training the tokenizer", "done": 0, "total": 0})
         write_file(folder.tokenizer, train_bpe(corpus.texts(corpus.training), vocabulary))
+    if kind == "model" and not folder.tokenizer.exists():
+        write_file(folder.tokenizer, checkpoint_tokenizer(config))
     tokenizer = _tokenizer(config, folder)
     for part, words in (("training", "training text"), ("held_out", "held-out text")):
 
@@ -101,6 +112,9 @@ def data_facts(corpus: Corpus, report: Report, *, began: bool) -> dict[str, Any]
 
 def _tokenizer(config: StudyConfig, folder: StudyFolder) -> TextTokenizer:
     kind, _ = parse_tokenizer(config.tokenizer)
+    if kind == "model":
+        source = checkpoint_of(config)
+        return load_tokenizer(folder.tokenizer, source.separator, source.vocab_size)
     return load_tokenizer({"bytes": None, "bpe": folder.tokenizer, "file": Path(config.tokenizer)}[kind])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from openwork.errors import StudyError
@@ -99,6 +99,12 @@ class RunRecord:
     """Parameters, gradients and optimizer state, in bytes; 0 in records from before that was measured."""
     timeline: tuple[dict[str, Any], ...] = ()
     """What the plan's schedule decided: `step` from which it holds, `reason`, `plan` as JSON; empty without one."""
+    untuned_nats: float | None = None
+    """As `nats`, of the checkpoint under the plan before the first step; `None` where none is tuned."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What the user's metric gave at the end, by name."""
+    untuned_metrics: dict[str, float] = field(default_factory=dict)
+    """The same before the first step of tuning."""
     code: tuple[str, ...] = ()
     """The versions of the code that did it; empty in records from before that was kept for each run."""
 
@@ -131,6 +137,9 @@ class RunRecord:
             use_tokens=tuple(state.final["use_tokens"]),
             use_window=state.final["use_window"],
             timeline=tuple(state.timeline),
+            untuned_nats=state.untuned.get("nats"),
+            metrics=state.metrics.get("final", {}),
+            untuned_metrics=state.metrics.get("untuned", {}),
         )
 
     @property
@@ -168,7 +177,7 @@ class RunRecord:
         Raises:
             StudyError: It lacks a field that has no default.
         """
-        if missing := [f.name for f in fields(cls) if f.name not in content and f.default is MISSING]:
+        if missing := [f.name for f in fields(cls) if f.name not in content and _is_required(f)]:
             raise StudyError(
                 f"the record of a run lacks {', '.join(missing)}: it was changed, or is of no version known."
             )
@@ -177,3 +186,7 @@ class RunRecord:
             if isinstance(value, list):
                 values[name] = tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)
         return cls(**values)
+
+
+def _is_required(known: Field[Any]) -> bool:
+    return known.default is MISSING and known.default_factory is MISSING

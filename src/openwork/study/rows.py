@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from openwork.measure import Interval, Spread, bits_per_byte, co2e_g, energy_wh, paired_interval, spread
+from openwork.measure import Interval, Spread, bits_per_byte, co2e_g, energy_wh, paired_interval, perplexity, spread
 from openwork.study.config import DENSE, StudyConfig
 from openwork.study.curves import Crossing, Meeting, crossing, meeting, reaches
 from openwork.study.practice import Energy, Practice, accelerators_needed, largest_batch
@@ -18,7 +18,7 @@ from openwork.study.record import USE_CLASSES, RunRecord, position_edges
 if TYPE_CHECKING:
     from openwork.study.result import StudyResult
 
-__all__ = ["Row", "Stretch", "UseLoss", "make_row"]
+__all__ = ["Row", "Stretch", "Untuned", "UseLoss", "make_row"]
 
 _FORWARD_BACKWARD = 3.5
 """Attention's forward and backward FLOPs over the forward's: the backward recomputes the scores."""
@@ -50,6 +50,20 @@ class UseLoss(NamedTuple):
 
     num_tokens: int
     bits_per_token: float | None
+
+
+class Untuned(NamedTuple):
+    """A checkpoint with a plan put on, before any step.
+
+    Attributes:
+        bits_per_byte: Held-out quality, in bits per byte.
+        perplexity: Held-out perplexity of a token.
+        metrics: What the user's metric gave, by name.
+    """
+
+    bits_per_byte: float
+    perplexity: float
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +133,10 @@ class Row:
     uses: dict[str, UseLoss]
     """Held-out loss on uses of names, by class: `name_inside`, `name_outside`, `after_inside`, `after_outside`; empty
     where the data has none."""
+    untuned: Untuned | None = None
+    """The checkpoint under the plan before its first step; `None` where none is tuned."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What the user's metric gave at the end, by name, mean over the seeds."""
 
 
 def make_row(result: StudyResult, name: str) -> Row:
@@ -175,7 +193,26 @@ def make_row(result: StudyResult, name: str) -> Row:
         practice=_practice(result, records, tokens_per_s, _tokens_per_s(config, dense, 0)),
         positions=_positions(result, records),
         uses=_uses(records),
+        untuned=_untuned(result, records),
+        metrics=_means([record.metrics for record in records]),
     )
+
+
+def _untuned(result: StudyResult, records: Sequence[RunRecord]) -> Untuned | None:
+    nats = [record.untuned_nats for record in records if record.untuned_nats is not None]
+    if not nats:
+        return None
+    held_out = result.held_out
+    return Untuned(
+        fmean(bits_per_byte(each, held_out.num_bytes) for each in nats),
+        fmean(perplexity(each, held_out.num_tokens) for each in nats),
+        _means([record.untuned_metrics for record in records]),
+    )
+
+
+def _means(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each number that all of them have."""
+    return {name: fmean(each[name] for each in found) for name in found[0] if all(name in each for each in found)}
 
 
 def _settled_from(config: StudyConfig, name: str, records: Sequence[RunRecord]) -> int:

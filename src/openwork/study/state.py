@@ -41,6 +41,10 @@ class RunState:
     """The evaluation under way: what `Evaluator` has summed so far; empty where none is."""
     final: dict[str, Any] = field(default_factory=dict)
     """What the evaluation at the end measured on all held-out tokens; empty until then."""
+    untuned: dict[str, Any] = field(default_factory=dict)
+    """What was measured of a checkpoint under the plan before the first step; empty where none is tuned."""
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What the user's metric gave, by when: `untuned` and `final`."""
     peak_bytes: int = 0
     """Most memory of any session."""
     start_bytes: int = 0

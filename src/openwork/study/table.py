@@ -25,22 +25,50 @@ _HELP = {
 }
 
 
+_TUNED_HELP = {
+    "untuned bits/byte": "the same of the checkpoint with the plan put on, before any step",
+    "untuned perplexity": "the same before any step",
+}
+_AFTER = "perplexity"
+"""Columns of a tuned checkpoint and of the user's metric stand after this one."""
+
+
 def columns_of(result: StudyResult) -> list[tuple[str, str]]:
     """Name and explanation of each column after the plan's name."""
-    return [(name, text) for name, text in _HELP.items() if name != "memory" or result.config.isolate]
+    columns = []
+    for name, text in _HELP.items():
+        if name != "memory" or result.config.isolate:
+            columns.append((name, text))
+        if name == _AFTER:
+            if result.config.tune is not None:
+                columns += _TUNED_HELP.items()
+            columns += [(metric, f"by {result.config.metric}") for metric in _metrics(result)]
+    return columns
+
+
+def _metrics(result: StudyResult) -> tuple[str, ...]:
+    """Names of what the user's metric gave, none of which hides a column."""
+    return tuple(dict.fromkeys(name for row in result.rows for name in row.metrics if name not in _HELP))
 
 
 def table_cells(result: StudyResult) -> list[list[str]]:
     """The cells of each row, in the order of `columns_of`."""
     shown = [name for name, _ in columns_of(result)]
-    return [[cells[name] for name in shown] for cells in map(_cells, result.rows)]
+    return [[cells.get(name, "-") for name in shown] for cells in map(_cells, result.rows)]
 
 
 def _cells(row: Row) -> dict[str, str]:
     spread = ""
     if len(row.bits_per_byte_seeds) > 1:
         spread = f" ({min(row.bits_per_byte_seeds):.3f}-{max(row.bits_per_byte_seeds):.3f})"
-    return {
+    tuned = {}
+    if row.untuned is not None:
+        tuned["untuned bits/byte"] = f"{row.untuned.bits_per_byte:.3f}"
+        tuned["untuned perplexity"] = f"{row.untuned.perplexity:.4g}"
+    before = {} if row.untuned is None else row.untuned.metrics
+    for name, value in row.metrics.items():
+        tuned[name] = f"{value:.4g}" + (f" (untuned {before[name]:.4g})" if name in before else "")
+    return tuned | {
         "bits/byte": f"{row.bits_per_byte:.3f}{spread}",
         "perplexity": f"{row.perplexity:.4g}",
         "training": f"{row.training_bits_per_byte:.3f}",

@@ -58,14 +58,25 @@ class ByteTokenizer:
 
 
 class FileTokenizer:
-    """A tokenizer of the `tokenizers` library; the id after its vocabulary separates documents."""
+    """A tokenizer of the `tokenizers` library.
 
-    def __init__(self, tokenizer: Any) -> None:
+    Args:
+        tokenizer: The library's own.
+        separator: The id that separates documents; `None` for the one after its vocabulary.
+        vocab_size: Number of ids; `None` for those of its vocabulary and the separator.
+    """
+
+    def __init__(self, tokenizer: Any, separator: int | None = None, vocab_size: int | None = None) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self.separator = int(tokenizer.get_vocab_size(with_added_tokens=True))
-        self.vocab_size = self.separator + 1
+        known = int(tokenizer.get_vocab_size(with_added_tokens=True))
+        self.separator = known if separator is None else separator
+        self.vocab_size = known + 1 if vocab_size is None else vocab_size
+
+    def library_tokenizer(self) -> Any:
+        """A copy of the library's own tokenizer."""
+        return require_tokenizers().Tokenizer.from_str(self._tokenizer.to_str())
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text, without the special tokens that a model for chat would add."""
@@ -102,7 +113,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def parse_tokenizer(text: str) -> tuple[str, int]:
-    """The kind (`bytes`, `bpe` or `file`) and the vocabulary size (of `bpe`, else 0) that an option names.
+    """The kind (`bytes`, `bpe`, `file` or `model`) and the vocabulary size (of `bpe`, else 0) that an option names.
 
     >>> parse_tokenizer("bpe:4096")
     ('bpe', 4096)
@@ -111,8 +122,8 @@ def parse_tokenizer(text: str) -> tuple[str, int]:
         StudyError: It names none of them.
     """
     kind, _, size = text.partition(":")
-    if text == "bytes":
-        return "bytes", 0
+    if text in ("bytes", "model"):
+        return text, 0
     if kind == "bpe":
         if size and not size.isdecimal():
             raise StudyError(f"--tokenizer bpe:VOCABULARY needs a whole number; got {size!r}.")
@@ -125,7 +136,9 @@ def parse_tokenizer(text: str) -> tuple[str, int]:
         return "bpe", vocabulary
     if Path(text).suffix == ".json":
         return "file", 0
-    raise StudyError(f"--tokenizer must be bytes, bpe, bpe:VOCABULARY or the path of a tokenizer.json; got {text!r}.")
+    raise StudyError(
+        f"--tokenizer must be bytes, bpe, bpe:VOCABULARY, the path of a tokenizer.json, or model; got {text!r}."
+    )
 
 
 def require_tokenizers() -> Any:
@@ -165,8 +178,13 @@ def _sample(texts: Iterator[str]) -> Iterator[str]:
         left -= len(text)
 
 
-def load_tokenizer(path: Path | None) -> TextTokenizer:
+def load_tokenizer(path: Path | None, separator: int | None = None, vocab_size: int | None = None) -> TextTokenizer:
     """The tokenizer in a `tokenizer.json`; without a path, the bytes themselves.
+
+    Args:
+        path: The file.
+        separator: The id that separates documents, where it is one that a model knows already.
+        vocab_size: Number of ids, where a model says it.
 
     Raises:
         DataError: The file is missing or no tokenizer.
@@ -177,6 +195,6 @@ def load_tokenizer(path: Path | None) -> TextTokenizer:
     if not path.is_file():
         raise DataError(f"--tokenizer {path} does not exist.")
     try:
-        return FileTokenizer(tokenizers.Tokenizer.from_file(str(path)))
+        return FileTokenizer(tokenizers.Tokenizer.from_file(str(path)), separator, vocab_size)
     except Exception as error:  # the library raises plain Exception
         raise DataError(f"--tokenizer {path} is not a tokenizer.json: {str(error).splitlines()[0]}.") from None

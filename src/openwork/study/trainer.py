@@ -18,14 +18,15 @@ from torch import Tensor
 from openwork.errors import AnnotationWarning, OpenworkError, StudyError
 from openwork.layout import BlockLayout
 from openwork.measure import PeakMemory, training_bytes
-from openwork.ops import explain
 from openwork.study.batches import Batch, Batches
+from openwork.study.checkpoint_source import CheckpointSource
 from openwork.study.config import DENSE, StudyConfig
 from openwork.study.contender import Contender
 from openwork.study.corpus import Corpus
 from openwork.study.environment import code_version
 from openwork.study.evaluate import Evaluator, evaluation_due
 from openwork.study.masks import read_mask
+from openwork.study.metric import metric_of
 from openwork.study.model import make_model
 from openwork.study.model_source import model_source
 from openwork.study.notes import SequenceNotes
@@ -119,6 +120,15 @@ class Trainer:
                 raise
         return self.state
 
+    def save_model(self, directory: Path) -> None:
+        """Writes the model that was trained to a folder, where it is one of transformers; the run is over then."""
+        if isinstance(self._model.source, CheckpointSource):
+            from openwork.study.saved import save_model
+
+            # of a run that was stopped after its last step, nothing has plugged in the plan yet
+            self._use()
+            save_model(self._model, self.config, self.contender, self.data.tokenizer, directory)
+
     def _build(self) -> None:
         config = self.config
         assert config.lr is not None
@@ -144,13 +154,14 @@ class Trainer:
         uses = find_uses(config, self.data.held_out, root, tokenizer)
         self._evaluator = Evaluator(config, batches(self.data.held_out), available, uses)
         mask, heads = self.contender.mask, {layer.q_heads for layer in self._model.layers}
-        self._mask = None if mask is None else read_mask(mask, config.seq_len, heads)
+        layout = None if mask is None else read_mask(mask, config.seq_len, heads)
+        self._metric = metric_of(config, self.data.tokenizer)
         eval_tokens = config.num_curve_sequences(available) * config.seq_len
-        self._planned = PlanOfRun(config, self.contender, self._model, eval_tokens)
+        self._planned = PlanOfRun(config, self.contender, self._model, eval_tokens, layout)
 
     def _restore(self, state: RunState, content: dict[str, Any]) -> None:
         self.state = state
-        self.model.load_state_dict(content["model"])
+        self._model.load_trained_state(content["model"])
         self._optimizer.load_state_dict(content["optimizer"])
         torch.set_rng_state(content["rng"])
         if self._device.type == "cuda":
@@ -163,7 +174,7 @@ class Trainer:
         self.state.start_bytes = min(self.state.start_bytes or start, start)
         self.state.fixed_bytes = training_bytes(self.model, *self._optimizer.parts.values())
         tensors: dict[str, Any] = {
-            "model": self.model.state_dict(),
+            "model": self._model.trained_state(),
             "optimizer": self._optimizer.state_dict(),
             "rng": torch.get_rng_state(),
         }
@@ -189,6 +200,8 @@ class Trainer:
 
     def _train(self) -> None:
         state = self.state
+        if self.config.tune is not None and not state.untuned:
+            self._evaluate(whole=True, untuned=True)
         while True:
             if self._done:
                 if not state.final:
@@ -208,8 +221,6 @@ class Trainer:
             self._report({"event": "schedule", "step": self.state.step, "reason": reason})
 
     def _layouts(self, batch: Batch) -> list[BlockLayout]:
-        if self._planned.is_mask and self._mask is not None:
-            return [self._mask] * len(self._model.layers)
         facts = None if self._planned.is_dense else batch.annotations
         with warnings.catch_warnings():
             # whether the data has a fact at all was asked before; one window of it may well have none
@@ -265,12 +276,8 @@ class Trainer:
 
     def _backend_of(self, layout: BlockLayout) -> str:
         """The backend that `"auto"` takes for the plan's attention."""
-        config, first = self.config, self._model.layers[0]
-        size = config.micro_batch_size, first.q_heads, config.seq_len, first.head_dim
-        dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-        query = torch.empty(size, dtype=dtype, device=self._device)
-        key = query[:, : first.kv_heads]
-        return explain(query, key, key, layout).backend
+        dtype = torch.bfloat16 if self.config.dtype == "bfloat16" else torch.float32
+        return self._model.backend_of(layout, batch=self.config.micro_batch_size, dtype=dtype, device=self._device)
 
     def _loss(self, batch: Batch, layouts: list[BlockLayout]) -> Tensor:
         tokens = torch.from_numpy(batch.tokens).to(self._device)
@@ -281,14 +288,26 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
-    def _evaluate(self, *, whole: bool) -> None:
+    def _evaluate(self, *, whole: bool, untuned: bool = False) -> None:
         if not self.state.tally:
             # a checkpoint here keeps the training that led up to an evaluation, which may be long
             self._save()
-        self._use()
+        if untuned:
+            self._planned.use_target()
+        else:
+            self._use()
         with self._model.evaluating():
+            if self._metric is not None and whole:
+                when = "untuned" if untuned else "final"
+                if when not in self.state.metrics:
+                    self._report({"event": "metric", "what": f"{self._metric.source.text}"})
+                    self.state.metrics[when] = self._metric(self._model.metric_model(), self.seed)
             self._evaluator.run(
-                self.state, lambda batch: self._loss(batch, self._layouts(batch)), self._after_batch, whole=whole
+                self.state,
+                lambda batch: self._loss(batch, self._layouts(batch)),
+                self._after_batch,
+                whole=whole,
+                untuned=untuned,
             )
 
     def _after_batch(self, done: int, total: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from openwork.study.config import CONTROL, DENSE
 from openwork.study.details import details, interval_words
 from openwork.study.result import Row, StudyResult
+from openwork.study.tuned import tuning_sentences
 
 __all__ = ["can_tell_quality", "verdict"]
 
@@ -23,7 +24,8 @@ def verdict(result: StudyResult) -> list[str]:
     rows = {row.name: row for row in result.rows}
     dense = rows[DENSE]
     counted, reason = can_tell_quality(result)
-    sentences = [_plan(rows[name], dense, result, counted) for name in rows if name not in (DENSE, CONTROL)]
+    sentences = tuning_sentences(result)
+    sentences += [_plan(rows[name], dense, result, counted) for name in rows if name not in (DENSE, CONTROL)]
     sentences.append(
         f"Dense attention ({dense.backend}) is the baseline: {_quality(dense)} after {dense.steps:.0f} steps, "
         f"{dense.tokens_per_s:,.0f} tokens/s."

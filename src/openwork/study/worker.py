@@ -40,6 +40,7 @@ def perform(config: StudyConfig, place: RunPlace, data: StudyData, **hooks: Any)
     held_out = measure_held_out(data, config)
     tokens_per_step = config.batch_size * config.seq_len
     record = RunRecord.of(place.contender.name, place.seed, state, tokens_per_step=tokens_per_step, held_out=held_out)
+    trainer.save_model(place.directory)
     write_json(place.record, record.to_dict())
     return record
 

@@ -64,7 +64,7 @@ def _from_function(source: ModelSource, config: BenchConfig) -> BenchModel:
     """The model that the user's own function gives."""
     function = source.load()
     with source.explained():
-        module = function(_VOCABULARY) if _takes_vocabulary(function) else function()  # type: ignore[call-arg]
+        module = function(_VOCABULARY) if _takes_vocabulary(function) else function()
     kind = type(module).__name__
     if not isinstance(module, nn.Module):
         raise StudyError(f"{source.argument}: {source.function} gave a value of type {kind}; it must return a module.")

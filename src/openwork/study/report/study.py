@@ -49,6 +49,7 @@ def study_sections(result: StudyResult, data: StudyData | None = None) -> tuple[
     comparisons, practice, context = (_named(result, group) for group in details(result))
     sections = (
         Section("What each plan saved and cost", "", (_table(result), Words(_meanings(result), soft=True))),
+        *_tuning(result),
         Section("Curves", "", (*curve_figures(result), *comparisons)),
         *timeline_sections(result),
         Section("Time, memory, quality", "Down and to the left is better.", _trade_offs(result)),
@@ -98,10 +99,33 @@ def _asked(result: StudyResult) -> str:
     config = result.config
     budget = f"{config.seconds:g} seconds of training" if config.seconds is not None else f"{config.steps:,} steps"
     seeds = f", each with {config.seeds} seeds" if config.seeds > 1 else ""
+    what = "One model trained" if config.tune is None else f"One checkpoint tuned ({config.tune})"
     return (
-        f"One model trained under {len(result.rows)} plans for {budget}{seeds}, on sequences of {config.seq_len:,} "
+        f"{what} under {len(result.rows)} plans for {budget}{seeds}, on sequences of {config.seq_len:,} "
         f"tokens from `{result.data['root']}`; each plan from the same weights, on the same sequences."
     )
+
+
+def _tuning(result: StudyResult) -> tuple[Section, ...]:
+    """What each plan breaks when it is put on the checkpoint, and what tuning brings back."""
+    found = [(row, row.untuned) for row in result.rows if row.untuned is not None]
+    if not found:
+        return ()
+    names = [row.name for row, _ in found]
+    before, after = [untuned.bits_per_byte for _, untuned in found], [row.bits_per_byte for row, _ in found]
+    said = "; ".join(f"{name} {old:.3f}, then {new:.3f}" for name, old, new in zip(names, before, after, strict=True))
+    figure = bar_figure(
+        names,
+        [
+            Bar("put on untuned", tuple(before), tuple(f"{value:.3f}" for value in before), style=5),
+            Bar("tuned", tuple(after), tuple(f"{value:.3f}" for value in after), style=1),
+        ],
+        caption="What a plan breaks, and what tuning brings back",
+        alt=f"Held-out bits per byte of the checkpoint under each plan, before and after tuning: {said}.",
+        x_label="held-out bits per byte, lower is better",
+    )
+    words = Words("dense, put on untuned, is the checkpoint as it is; tuned, what equal steps make of it.", soft=True)
+    return (Section("The checkpoint", "", (figure, words)),)
 
 
 def _table(result: StudyResult) -> Table:
