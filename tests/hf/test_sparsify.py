@@ -265,3 +265,46 @@ def test_a_named_backend_is_used_or_raises(llama: Any, ids: torch.Tensor) -> Non
     torch.testing.assert_close(sparsify(llama, LOCAL, backend="reference")(ids).logits, expected, **CLOSE)
     with pytest.raises(BackendError, match="sdpa"):
         sparsify(llama, LOCAL, backend="sdpa")(ids)
+
+
+def test_a_model_on_meta_is_sparsified_and_not_called(sizes: Any, ids: torch.Tensor) -> None:
+    from transformers import LlamaConfig, LlamaModel
+
+    with torch.device("meta"):
+        model = sparsify(LlamaModel(LlamaConfig(**sizes)), LOCAL)
+    with pytest.raises(ArgumentError, match="the model is on meta, which holds no values"):
+        model(ids.to("meta"))
+
+
+def test_another_models_cache_is_refused(llama: Any, ids: torch.Tensor, sizes: Any) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sparsify(llama, LOCAL)
+    for changed, message in (
+        ({"num_hidden_layers": 2}, r"past_key_values has 2 layers, but the model has 3: it is another"),
+        (
+            {"num_key_value_heads": 4},
+            r"keys of 4 heads with 8 channels, but the model has 2 key heads with 8",
+        ),
+    ):
+        other = LlamaForCausalLM(LlamaConfig(**{**sizes, **changed}))
+        cache = other(ids[:, :20], use_cache=True).past_key_values
+        with pytest.raises(ArgumentError, match=message):
+            llama(ids[:, 20:21], past_key_values=cache)
+
+
+def test_loaded_weights_get_one_line_about_the_risk(
+    llama: Any, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    sparsify(llama, LOCAL)
+    densify(llama).save_pretrained(tmp_path)
+    assert not caplog.records
+    loaded = sparsify(LlamaForCausalLM.from_pretrained(tmp_path), LOCAL)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "openwork.hf"]
+    assert "were trained without this plan, so expect worse answers until they are tuned" in line
+    assert "openwork study --model DIR --tune attention" in line
+    loaded.save_pretrained(tmp_path)
+    sparsify(LlamaForCausalLM.from_pretrained(tmp_path), LOCAL)
+    assert len([record for record in caplog.records if record.name == "openwork.hf"]) == 1

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from openwork.errors import ArgumentError
+from openwork.hf.caches import check_cache
 from openwork.hf.calls import OFFSETS, TEXT, CallEnd, enter_call
 from openwork.hf.state import NAME, ModelState
 
@@ -29,7 +30,7 @@ class CallGuard:
         """Raises for what sparse attention would lose without a word, and notes the ids for the annotator.
 
         Raises:
-            ArgumentError: `output_attentions=True`, or a head mask.
+            ArgumentError: `output_attentions=True`, a head mask, or another model's cache.
         """
         if module.config._attn_implementation != NAME:
             self._tell_dense(module)
@@ -46,6 +47,7 @@ class CallGuard:
                     f"{name} multiplies whole heads, which sparse attention cannot honour; prune the heads, or give "
                     "them a plan of their own with PerHead."
                 )
+        check_cache(module.config, kwargs.get("past_key_values"))
         if self.end is not None:
             self.end.tokens.append(enter_call(self.state, module, args, kwargs))
         return _without_text(args, kwargs)

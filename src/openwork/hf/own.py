@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from transformers import masking_utils
 
+from openwork.hf.rule import ModelRule
 from openwork.patterns import Causal, Chunk, Dense, Pattern, Same, Window
 from openwork.patterns.annotations import IntArray
-from openwork.patterns.base import And
+from openwork.patterns.base import And, leaves
 
 __all__ = ["OwnMask", "both", "conjuncts", "read_mask_function"]
 
@@ -28,21 +29,19 @@ class OwnMask:
     """A model's own mask, without its padding.
 
     Attributes:
-        pattern: What it allows, in positions; `None` where the function is of a kind that is not known.
+        pattern: What it allows, in positions; a `ModelRule` where the function is of a kind that is not known.
         labels: Labels that the pattern reads, int `[batch, length]` each, by index from the first token on.
         positions: int `[batch, length]` where the rows are packed and positions restart.
-        function: The function itself, for a mask that has no pattern.
     """
 
-    pattern: Pattern | None
+    pattern: Pattern
     labels: dict[str, IntArray] = field(default_factory=dict)
     positions: IntArray | None = None
-    function: Callable[..., Any] | None = None
 
     @property
-    def causal(self) -> bool:
-        """Whether no query sees a later key, as far as the pattern says."""
-        return self.pattern is not None and any(isinstance(part, Causal) for part in conjuncts(self.pattern))
+    def of_decoder(self) -> bool:
+        """Whether it is a decoder's: slots behind the last query are not written yet, whatever else it lets through."""
+        return any(isinstance(leaf, Causal | ModelRule) for leaf in leaves(self.pattern))
 
     @property
     def bidirectional(self) -> bool:
@@ -68,25 +67,17 @@ def both(pattern: Pattern, own: Pattern) -> Pattern:
     return pattern
 
 
-def read_mask_function(function: Callable[..., Any]) -> OwnMask:
-    """The pattern of a `mask_function`, or an `OwnMask` without one where it is no function of transformers' own.
+def read_mask_function(function: Callable[..., Any], *, single: bool = False) -> OwnMask:
+    """The pattern of a `mask_function`; a `ModelRule` where some part of it is no function of transformers' own.
 
     transformers composes its masks of closures and hands over the outermost one, which can only be asked pair by
     pair. What they close over (a window's size, the documents of a packed row) says the same at once, so that nothing
     of size q x kv is built. A function is known by its code, so one that was changed is not mistaken for another.
     """
-    try:
-        read = _read(function)
-    except _UnknownFunction:
-        return OwnMask(None, function=function)
-    return replace(read, function=function)
+    return _read(function, single)
 
 
 _NOTHING = ~Dense()
-
-
-class _UnknownFunction(Exception):
-    """A mask function that is not one of transformers' own."""
 
 
 def _inner(maker: str, *arguments: Any) -> CodeType | None:
@@ -116,17 +107,17 @@ _CODES: dict[CodeType | None, str] = {
 }
 
 
-def _read(function: Any) -> OwnMask:
+def _read(function: Any, single: bool) -> OwnMask:
     kind = _CODES.get(getattr(function, "__code__", None))
     if kind is None:
-        raise _UnknownFunction
+        return OwnMask(ModelRule(function, single))
     cells = {} if function.__closure__ is None else _cells(function)
     if kind == "causal":
         return OwnMask(Causal())
     if kind == "bidirectional":
         return OwnMask(Dense())
     if kind in ("and", "or"):
-        return _joined([_read(part) for part in cells["mask_functions"]], kind)
+        return _joined([_read(part, single) for part in cells["mask_functions"]], kind)
     if kind == "window":
         # the overlay alone limits one side only; causality is another function beside it
         return OwnMask(replace(Window.from_hf(int(cells["sliding_window"])), after=None))
@@ -139,7 +130,11 @@ def _read(function: Any) -> OwnMask:
     if kind == "block":
         blocks = _array(cells["block_sequence_ids"])
         return OwnMask(Same(BLOCK), labels={BLOCK: blocks}) if (blocks >= 0).any() else OwnMask(_NOTHING)
-    return replace(_read(cells["mask_function"]), positions=_array(cells["position_ids"]))
+    inner = _read(cells["mask_function"], single)
+    if any(isinstance(leaf, ModelRule) for leaf in leaves(inner.pattern)):
+        # it is asked with the positions of a packed row, not with the indices that a ModelRule knows
+        return OwnMask(ModelRule(function, single))
+    return replace(inner, positions=_array(cells["position_ids"]))
 
 
 def _cells(function: Any) -> dict[str, Any]:
@@ -154,7 +149,7 @@ def _array(values: torch.Tensor) -> IntArray:
 
 def _joined(parts: list[OwnMask], kind: str) -> OwnMask:
     neutral = Dense() if kind == "and" else _NOTHING
-    patterns = [part.pattern for part in parts if part.pattern is not None and part.pattern != neutral] or [neutral]
+    patterns = [part.pattern for part in parts if part.pattern != neutral] or [neutral]
     pattern = reduce(and_ if kind == "and" else or_, patterns)
     labels = {name: values for part in parts for name, values in part.labels.items()}
     positions = [part.positions for part in parts if part.positions is not None]

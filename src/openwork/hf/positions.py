@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from openwork.errors import AnnotationError
 from openwork.hf.own import OwnMask, both
+from openwork.hf.rule import INDEX, ROW
 from openwork.layout import BlockLayout, documents_from_positions
 from openwork.layout.visible import visible_now
 from openwork.nn.layouts import LayoutCache
@@ -62,14 +63,14 @@ class Surroundings:
         """int64 `[batch or 1, kv_len]`; None where they are 0, 1, 2, ..."""
         stop = self.kv_start + self.kv_len
         if self.own.positions is not None:
-            return self.own.positions[:, self.kv_start : stop]
+            places = self.own.positions if self.valid is None else np.where(self.valid, self.own.positions, -1)
+            return places[:, self.kv_start : stop]
         if self.valid is not None:
             return token_positions(self.valid)[:, self.kv_start : stop]
         return np.arange(self.kv_start, stop, dtype=np.int64)[None] if self.kv_start else None
 
     def allowed(self, pattern: Pattern) -> Pattern:
         """The pairs of `pattern` that the model's own mask allows, too."""
-        assert self.own.pattern is not None
         return both(pattern, self.own.pattern)
 
     def layout(self, pattern: Pattern, cache: LayoutCache) -> BlockLayout:
@@ -101,6 +102,7 @@ class Surroundings:
             return None
         stop = self.kv_start + self.kv_len
         labels: dict[str, Any] = {name: rows for name, rows in self.own.labels.items() if name in needs}
+        labels.update(self._for_rules(needs.keys()))
         document = needs.get("document") == "label"
         others = {name for name in needs if name not in labels and not (document and name == "document")}
         facts = self.facts() if self.facts is not None and (others or document) else None
@@ -121,6 +123,13 @@ class Surroundings:
                 notes = _named(_pick(facts, row), others, stop).merged(notes)
             rows.append(_since(notes, self.kv_start))
         return rows
+
+    def _for_rules(self, names: Collection[str]) -> dict[str, IntArray]:
+        """The labels by which a `ModelRule` knows what it is asked about."""
+        if INDEX not in names:
+            return {}
+        stop = self.kv_start + self.kv_len
+        return {INDEX: np.arange(stop)[None], ROW: np.repeat(np.arange(self.batch)[:, None], stop, axis=1)}
 
     def _documents(self) -> IntArray:
         """Which document of a packed row each token belongs to; one where the row is not packed."""

@@ -28,6 +28,10 @@ from openwork.patterns import Causal, Dense, Pattern, PerHead
 
 __all__ = ["attention", "mask", "register"]
 
+_META = (
+    "the model is on meta, which holds no values, and which keys are read depends on them (padding, the plan's facts). "
+    "Load its weights, or move it with model.to_empty(device='cpu')."
+)
 _REFUSED = {
     "position_bias": "a bias for every pair",
     "indices": "keys that the model chooses itself",
@@ -73,8 +77,10 @@ def mask(
     """
     # a static cache counts this tensor up in place before the attention function runs
     first = int(q_offset)
-    own = read_mask_function(mask_function)
-    stop = min(kv_offset + kv_length, first + q_length) if own.causal else kv_offset + kv_length
+    if torch.device(device).type == "meta":
+        raise ArgumentError(_META)
+    own = read_mask_function(mask_function, single=use_vmap)
+    stop = min(kv_offset + kv_length, first + q_length) if own.of_decoder else kv_offset + kv_length
     make_pairs = partial(
         sdpa_mask,
         batch_size=batch_size,
@@ -171,6 +177,8 @@ def attention(
             raise BackendError(f"{state.path} is given {name}, {what}, which sparse attention cannot honour.")
     if kwargs.get("cache") is not None:
         raise BackendError(f"{state.path} is given a paged cache (continuous batching), which is not supported.")
+    if query.is_meta:
+        raise ArgumentError(_META)
     query, key, value = _as_autocast(query, key, value)
     surroundings, extra = _surroundings(state, query, key, attention_mask, is_causal)
     state.own = surroundings.own.pattern
@@ -204,12 +212,7 @@ def _surroundings(
 ) -> tuple[Surroundings, Tensor | None]:
     """What is known of the tokens, and the pairs that a mask of the user's allows where there is one."""
     if isinstance(attention_mask, LazyMask):
-        surroundings = attention_mask.surroundings
-        if surroundings.own.pattern is not None:
-            return surroundings, None
-        # a mask function that transformers does not have itself: asked for every pair, once for each call
-        attention_mask = attention_mask.pairs()
-        return Surroundings(**{**_plain(surroundings), "own": OwnMask(Dense())}), _pairs(attention_mask, key, state)
+        return attention_mask.surroundings, None
     q_len, kv_len = query.shape[2], key.shape[2]
     causal = q_len > 1 and attention_mask is None and (state.causal if is_causal is None else is_causal)
     surroundings = Surroundings(
@@ -222,11 +225,6 @@ def _surroundings(
         cached=kv_len > q_len,
     )
     return surroundings, None if attention_mask is None else _pairs(attention_mask, key, state)
-
-
-def _plain(surroundings: Surroundings) -> dict[str, Any]:
-    names = ("batch", "q_len", "kv_len", "kv_start", "own", "valid", "facts", "cached", "make_pairs")
-    return {name: getattr(surroundings, name) for name in names}
 
 
 def _pairs(attention_mask: Tensor, key: Tensor, state: LayerState) -> Tensor:

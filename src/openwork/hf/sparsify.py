@@ -74,7 +74,16 @@ def sparsify(model: Model, plan: Plan | Pattern | Any, annotate: Any = None, *, 
         >>> densify(model).config._attn_implementation
         'sdpa'
     """
+    before = getattr(model, "plan", None)
     plug(model, _as_plan(plan), annotate, backend)
+    name = getattr(model.config, "name_or_path", "")
+    if name and before != model.plan:
+        _LOG.warning(
+            "%s: the weights of %s were trained without this plan, so expect worse answers until they are tuned under "
+            "it. `openwork study --model DIR --tune attention` measures what is lost and what tuning brings back.",
+            type(model).__name__,
+            name,
+        )
     return model
 
 
