@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import doctest
 import io
 import re
 from pathlib import Path
@@ -40,7 +41,8 @@ def test_the_page_does_what_it_says(page, tmp_path, monkeypatch):
         with contextlib.redirect_stdout(printed):
             exec(compile(code, page.name, "exec"), names)
         if expected is not None:
-            assert printed.getvalue().split() == expected.split()
+            options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+            assert doctest.OutputChecker().check_output(expected, printed.getvalue(), options), printed.getvalue()
 
 
 def test_pages_with_examples_are_found():

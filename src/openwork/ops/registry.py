@@ -16,7 +16,7 @@ from openwork.ops.backends.sdpa import SdpaBackend
 
 __all__ = ["BACKENDS", "as_given", "backend_names", "choose", "refusals"]
 
-BACKENDS: tuple[Backend, ...] = (SdpaBackend(), GatherBackend(), CpuBackend(), ReferenceBackend())
+BACKENDS: tuple[Backend, ...] = (SdpaBackend(), CpuBackend(), GatherBackend(), ReferenceBackend())
 """In the order in which `"auto"` asks them: a new backend joins here, and in nothing else."""
 
 _log = logging.getLogger("openwork.ops")
