@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from openwork.errors import ArgumentError, PlanError
 from openwork.layout import BlockLayout
+from openwork.nn.cache import AttentionCache
 from openwork.nn.layouts import Facts, LayoutCache
 from openwork.nn.pattern_layer import PatternLayer
 from openwork.nn.rotary import RotaryTable, rotary_table, rotate
-from openwork.ops import sparse_attention
+from openwork.ops import decode_attention, sparse_attention
 from openwork.patterns import Causal, Pattern
 
 __all__ = ["SparseAttention"]
@@ -101,16 +103,20 @@ class SparseAttention(PatternLayer, nn.Module):
         annotations: Facts | None = None,
         positions: Any = None,
         rotary: RotaryTable | None = None,
+        cache: AttentionCache | None = None,
     ) -> Tensor:
         """What each token takes from the tokens it may see.
 
         Args:
             hidden: [batch, seq_len, dim].
             layout: Prepared for `seq_len` (see `prepare_layouts`), used in place of the layer's own pattern.
-            annotations: Facts that the layer's pattern reads; one set, or one for each sequence. Not used where a
-                layout is given.
-            positions: int [batch or 1, seq_len]; -1 is padding. By default 0, 1, 2, ...
+            annotations: Facts that the layer's pattern reads; one set, or one for each sequence. With a cache they
+                speak of all tokens so far. Not used where a layout is given.
+            positions: int [batch or 1, seq_len]; -1 is padding. By default 0, 1, 2, ..., with a cache from its length
+                on.
             rotary: Angles of those positions where the caller has them; otherwise made here.
+            cache: This layer's, from one call to the next: keys are those of all tokens so far, and a single token
+                reads only those that it sees.
 
         Returns:
             [batch, seq_len, dim]. A token that may see nothing takes nothing: zeros before the output projection.
@@ -123,12 +129,8 @@ class SparseAttention(PatternLayer, nn.Module):
         if hidden.ndim != 3 or hidden.shape[-1] != self.dim:
             raise ArgumentError(f"hidden must be [batch, seq_len, dim={self.dim}]; got {list(hidden.shape)}.")
         batch, seq_len, _ = hidden.shape
-        layout = self.pattern if layout is None and isinstance(self.pattern, BlockLayout) else layout
-        if layout is None:
-            assert isinstance(self.pattern, Pattern)
-            layout = self._cache.layout(
-                self.pattern, q_len=seq_len, kv_len=seq_len, annotations=annotations, kv_positions=positions
-            )
+        if positions is None and cache is not None:
+            positions = torch.arange(len(cache), len(cache) + seq_len)[None]
         query = self.q_proj(hidden).view(batch, seq_len, self.q_heads, self.head_dim).transpose(1, 2)
         both = self.kv_proj(hidden).view(batch, seq_len, 2, self.kv_heads, self.head_dim)
         key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
@@ -141,17 +143,49 @@ class SparseAttention(PatternLayer, nn.Module):
                 places = torch.arange(seq_len) if positions is None else torch.as_tensor(positions)
                 rotary = rotary_table(places.to(hidden.device), self.head_dim, self.rope_theta)
             query, key = rotate(query, rotary), rotate(key, rotary)
-        mixed = self.attend(query, key, value, layout)
+        if cache is None:
+            mixed = self.attend(query, key, value, self._own_layout(seq_len, annotations, positions, layout))
+        else:
+            mixed = self._attend_cached(query, key, value, cache, annotations, positions, layout)
         output: Tensor = self.out_proj(mixed.transpose(1, 2).reshape(batch, seq_len, -1))
         return output
+
+    def _own_layout(
+        self, seq_len: int, annotations: Facts | None, positions: Any, layout: BlockLayout | None
+    ) -> BlockLayout:
+        if layout is not None or isinstance(self.pattern, BlockLayout):
+            return layout if layout is not None else cast(BlockLayout, self.pattern)
+        return self._cache.layout(
+            self.pattern, q_len=seq_len, kv_len=seq_len, annotations=annotations, kv_positions=positions
+        )
+
+    def _attend_cached(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cache: AttentionCache,
+        annotations: Facts | None,
+        positions: Any,
+        layout: BlockLayout | None,
+    ) -> Tensor:
+        q_len = query.shape[2]
+        places = np.atleast_2d(np.asarray(torch.as_tensor(positions).cpu(), dtype=np.int64))
+        key, value = cache.append(key, value, places)
+        rule = self.pattern_for(q_len, len(cache))
+        if layout is not None or isinstance(rule, BlockLayout):
+            return self.attend(query, key, value, layout if layout is not None else cast(BlockLayout, rule))
+        if q_len == 1 and not (self.training and self.dropout_p):
+            return decode_attention(query, key, value, cache.visible(rule, annotations)).output
+        return self.attend(query, key, value, cache.layout(rule, q_len, annotations))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layout: BlockLayout) -> Tensor:
         """The one operation, between the projections: whoever measures puts another way to compute it in its place.
 
         Args:
             query: [batch, q_heads, seq_len, head_dim], normalised and turned.
-            key: [batch, kv_heads, seq_len, head_dim], likewise.
-            value: [batch, kv_heads, seq_len, head_dim].
+            key: [batch, kv_heads, kv_len, head_dim], likewise.
+            value: [batch, kv_heads, kv_len, head_dim].
             layout: The pairs.
 
         Returns:
