@@ -18,8 +18,10 @@ from openwork.cli.main import main
 from openwork.errors import StudyError
 from openwork.study import StudyConfig
 from openwork.study import demo as demo_module
+from openwork.study.acts.layer import has_transformers
 from openwork.study.acts.page import COMMANDS, commands, demo_verdict
 from openwork.study.acts.reach import ReachConfig
+from openwork.study.acts.sections import scale_section
 from openwork.study.acts.trial import recorded_section, recorded_study_record, recorded_verdict
 from openwork.study.demo import DemoConfig, DemoResult, run_demo
 from openwork.study.progress import DemoProgress
@@ -76,6 +78,20 @@ def test_the_verdict_says_what_each_act_found(done: DemoResult) -> None:
     assert "One seed and so short a run say nothing about which learns better" in told
     slower = [n for n in done.scale.lengths if done.scale.speedup(n) <= 1]
     assert ("it did not pay at" in told) == bool(slower)
+    if has_transformers():
+        dense, sparse = done.scale.layer_row("dense"), done.scale.layer_row("sparse")
+        assert f"Llama layer through hf.sparsify, at 256 tokens: {sparse.seconds:.2f} s against" in told
+        assert "In a Hugging Face model" in done.page.read_text() and dense.length == 256
+
+
+def test_without_transformers_the_page_says_how_to_get_the_layer(done: DemoResult) -> None:
+    assert done.scale is not None
+    section = scale_section(replace(done.scale, layer=()))
+    hints = [part.text for part in section.parts if isinstance(part, Words) and "openwork[hf]" in part.text]
+    assert hints == [
+        "With transformers installed (`pip install 'openwork[hf]'`), this act also measures a whole Llama layer "
+        "through `openwork.hf.sparsify`."
+    ]
 
 
 def test_what_is_done_is_not_done_again(

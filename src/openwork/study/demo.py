@@ -13,15 +13,17 @@ from typing import Any
 
 from openwork.errors import AnnotationWarning, StudyError
 from openwork.layout import BlockLayout, compile_layout
-from openwork.patterns import parse_pattern
+from openwork.patterns import Annotations, parse_pattern
 from openwork.runs import Lock, read_json, write_file, write_json
+from openwork.study.acts.layer import has_transformers, measure_layer
 from openwork.study.acts.reach import ReachConfig, ReachResult, measure_reach
 from openwork.study.acts.scale import Scale, measure_scale
 from openwork.study.acts.see import Seen, see
 from openwork.study.conduct import run
 from openwork.study.config import StudyConfig
 from openwork.study.corpus import Corpus, read_corpus
-from openwork.study.environment import environment
+from openwork.study.environment import environment, version_of
+from openwork.study.notes import cut
 from openwork.study.recipes import DEFINITIONS, WINDOW, live_study
 from openwork.study.result import StudyResult
 from openwork.study.tokenizer import TextTokenizer, load_tokenizer, require_tokenizers, train_bpe
@@ -32,6 +34,8 @@ ACTS = {1: "see", 2: "reach", 3: "study", 4: "scale"}
 """The acts by number."""
 
 _VOCABULARY = 2048
+_BARE = 0.7
+"""Share of act 4's bar for attention alone, before the layer around it."""
 
 Report = Callable[[dict[str, Any]], None]
 """Told of progress: `act` begins one, `share` says how far it is; the study's own events come as they are."""
@@ -221,31 +225,50 @@ def _reach(place: _Place, corpus: Corpus, tokenizer: TextTokenizer, config: Reac
 
 
 def _scale(place: _Place, corpus: Corpus, tokenizer: TextTokenizer, config: DemoConfig, report: Report) -> Scale:
-    made_with = {"lengths": config.lengths, "seconds": config.scale_seconds, "data": corpus.fingerprint}
+    made_with = {
+        "lengths": config.lengths,
+        "seconds": config.scale_seconds,
+        "data": corpus.fingerprint,
+        "transformers": version_of("transformers"),
+    }
     known = place.kept(4, made_with)
     if known is not None:
         return Scale.from_dict(known)
-    name, layouts, compile_s = _long_layouts(corpus, tokenizer, config.lengths)
+    name, layouts, notes, compile_s = _long_layouts(corpus, tokenizer, config.lengths)
     share = _share(report)
+    whole = has_transformers()
     result = measure_scale(
         layouts,
         pattern=DEFINITIONS,
         source=name,
         compile_s=compile_s,
         seconds=config.scale_seconds,
-        progress=lambda done, total, what: share(done / total, what),
+        progress=lambda done, total, what: share((_BARE if whole else 1.0) * done / total, what),
     )
+    if whole:
+        # one length: the layer around attention grows with it like everything else
+        length = sorted(layouts)[len(layouts) // 2]
+        with warnings.catch_warnings():
+            # a short beginning may well define nothing
+            warnings.simplefilter("ignore", AnnotationWarning)
+            rows = measure_layer(
+                parse_pattern(DEFINITIONS),
+                cut(notes, 0, length),
+                layouts[length],
+                seconds=config.scale_seconds / 2,
+                progress=lambda done, total, what: share(_BARE + (1 - _BARE) * done / total, what),
+            )
+        result = replace(result, layer=rows)
     place.keep(4, made_with, result.to_dict())
     return result
 
 
 def _long_layouts(
     corpus: Corpus, tokenizer: TextTokenizer, lengths: Sequence[int]
-) -> tuple[str, dict[int, BlockLayout], dict[int, float]]:
-    """Layouts of the first tokens of the longest file that is not too long, at each length."""
+) -> tuple[str, dict[int, BlockLayout], Annotations, dict[int, float]]:
+    """Layouts of the first tokens of the longest file that is not too long, at each length, and their facts."""
     from openwork.annotate import python_source
     from openwork.study.corpus import read_text
-    from openwork.study.notes import cut
 
     longest = max(lengths)
     documents = sorted(corpus.training, key=lambda document: (document.num_bytes, document.digest), reverse=True)
@@ -267,7 +290,7 @@ def _long_layouts(
                 parse_pattern(DEFINITIONS), q_len=length, kv_len=length, annotations=cut(notes, 0, length)
             )
             compile_s[length] = time.perf_counter() - started
-    return document.name, layouts, compile_s
+    return document.name, layouts, notes, compile_s
 
 
 def _share(report: Report) -> Callable[[float, str], None]:

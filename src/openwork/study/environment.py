@@ -14,7 +14,7 @@ import openwork
 from openwork.errors import StudyError
 from openwork.measure import device_memory
 
-__all__ = ["code_version", "environment", "resolve_device"]
+__all__ = ["code_version", "environment", "resolve_device", "version_of"]
 
 _PACKAGES = ("torch", "numpy", "tokenizers")
 _GIT_SECONDS = 5
@@ -43,23 +43,29 @@ def code_version() -> str:
 
 def environment(device: str) -> dict[str, Any]:
     """Versions, machine, threads and the code's commit, as JSON values."""
-    versions: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
     return {
         "openwork": openwork.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
-        **versions,
+        **{package: version_of(package) for package in _PACKAGES},
         "system": platform.platform(),
         "processor": _processor(),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "threads": torch.get_num_threads(),
         "memory_bytes": device_memory(device),
     }
+
+
+def version_of(package: str) -> str | None:
+    """The version of an installed package; `None` where it is not there.
+
+    >>> version_of("no such package") is None
+    True
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

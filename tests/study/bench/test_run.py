@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -162,7 +161,7 @@ def test_kept_bytes_count_each_storage_once() -> None:
         # exp keeps its output; the product keeps both factors, which are that output
         return (hidden.exp() * hidden.exp().detach()).sum()
 
-    kept = kept_bytes(compute, SimpleNamespace(module=module), inputs)
+    kept = kept_bytes(compute, module, inputs)
     assert kept == 2 * 4000 + 4000
 
 

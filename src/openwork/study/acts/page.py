@@ -122,11 +122,18 @@ def _scale(result: DemoResult) -> list[str]:
         f"one layer's forward and backward pass against dense flash attention: {told}. The same pattern as a mask "
         f"takes {scale.row(MASK, longest).seconds:.2f} s at {longest:,}."
     ]
+    if scale.layer:
+        sparse, dense, mask = (scale.layer_row(name) for name in (SPARSE, DENSE, MASK))
+        sentences.append(
+            f"a whole Hugging Face Llama layer through hf.sparsify, at {sparse.length:,} tokens: "
+            f"{sparse.seconds:.2f} s against {dense.seconds:.2f} s dense and {mask.seconds:.2f} s with a mask; what is "
+            f"not attention stays, so {sparse.theory_speedup:.1f}x is the most by FLOPs."
+        )
     slower = [n for n in scale.lengths if scale.speedup(n) <= 1]
     if slower:
         sentences.append(f"it did not pay at {', '.join(f'{n:,}' for n in slower)} tokens: it was not faster.")
-    sparse, dense = scale.row(SPARSE, longest).extra_bytes, scale.row(DENSE, longest).extra_bytes
-    if sparse is not None and dense is not None and sparse > 0.9 * dense:
+    needs, dense_needs = scale.row(SPARSE, longest).extra_bytes, scale.row(DENSE, longest).extra_bytes
+    if needs is not None and dense_needs is not None and needs > 0.9 * dense_needs:
         sentences.append(
             "memory did not pay: dense flash attention keeps no scores either, so there is nothing to shrink. Against "
             "a mask there is."

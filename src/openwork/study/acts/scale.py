@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from openwork.layout import BlockLayout
-from openwork.measure import PeakMemory, release_free_memory
+from openwork.measure import PeakMemory
 from openwork.ops import explain, sparse_attention
+from openwork.study.acts.passes import interleaved
 from openwork.study.environment import environment
 
 __all__ = ["CONTENDERS", "Scale", "ScaleRow", "eager_bytes", "measure_scale"]
@@ -76,10 +78,16 @@ class Scale:
     """What was measured as memory."""
     environment: Mapping[str, Any]
     """Machine and versions."""
+    layer: tuple[ScaleRow, ...] = ()
+    """The same pattern in a whole Llama layer of transformers, through `hf.sparsify`; empty where it was not run."""
 
     def row(self, name: str, length: int) -> ScaleRow:
         """The figures of one contender at one length."""
         return next(row for row in self.rows if row.name == name and row.length == length)
+
+    def layer_row(self, name: str) -> ScaleRow:
+        """The figures of one contender in a whole layer."""
+        return next(row for row in self.layer if row.name == name)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -98,7 +106,8 @@ class Scale:
     def from_dict(cls, content: Mapping[str, Any]) -> Scale:
         """The result that `to_dict` wrote."""
         values = {f.name: content[f.name] for f in fields(cls)}
-        values["rows"] = tuple(ScaleRow(**{**row, "samples_s": tuple(row["samples_s"])}) for row in content["rows"])
+        for name in ("rows", "layer"):
+            values[name] = tuple(ScaleRow(**{**row, "samples_s": tuple(row["samples_s"])}) for row in content[name])
         return cls(**values)
 
 
@@ -150,29 +159,20 @@ def measure_scale(
     started = time.monotonic()
     for number, length in enumerate(lengths):
         leaves, gradient = _inputs(length, heads, head_dim, device)
-        ways = _ways(layouts[length], device)
+        ways = {name: partial(_pass, way, leaves, gradient) for name, way in _ways(layouts[length], device).items()}
         if number == 0:
-            for forward in ways.values():
-                _timed(forward, leaves, gradient)
-        samples: dict[str, list[float]] = {name: [] for name in ways}
-        extra: dict[str, list[int]] = {name: [] for name in ways}
-        for turn in range(rounds):
+            for compute in ways.values():
+                compute()
+        found = interleaved(
+            ways,
+            rounds=rounds,
             # what is left of the time is for the lengths to come as well: a longer one needs four times as much
-            share = seconds * 4.0 ** (number + 1 - len(lengths))
-            if turn and time.monotonic() - started > share:
-                break
-            for place, (name, forward) in enumerate(ways.items()):
-                progress(done + turn * len(ways) + place, total, f"{length:,} tokens: {name}")
-                # what an earlier pass freed is given back first, or this one would take it and count nothing
-                release_free_memory()
-                with PeakMemory(device) as memory:
-                    held = memory.start_bytes or _allocated(device)
-                    samples[name].append(_timed(forward, leaves, gradient))
-                if memory.peak_bytes is not None:
-                    extra[name].append(max(0, memory.peak_bytes - held))
+            until=started + seconds * 4.0 ** (number + 1 - len(lengths)),
+            device=device,
+            before=partial(_tell, progress, done, total, f"{length:,} tokens"),
+        )
         done += rounds * len(ways)
-        for name in ways:
-            rows.append(_row(name, layouts[length], leaves, samples[name], extra[name]))
+        rows += [_row(name, layouts[length], leaves, *found[name]) for name in ways]
         del leaves, gradient, ways
     progress(total, total, "done")
     return Scale(
@@ -203,16 +203,12 @@ def _ways(layout: BlockLayout, device: str) -> dict[str, Callable[..., Tensor]]:
     }
 
 
-def _timed(forward: Callable[..., Tensor], leaves: list[Tensor], gradient: Tensor) -> float:
-    started = time.perf_counter()
+def _pass(forward: Callable[..., Tensor], leaves: list[Tensor], gradient: Tensor) -> None:
     torch.autograd.grad(forward(*leaves), leaves, gradient)
-    if gradient.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
-def _allocated(device: str) -> int:
-    return int(torch.cuda.memory_allocated()) if device == "cuda" else 0
+def _tell(progress: Progress, before: int, total: int, where: str, done: int, name: str) -> None:
+    progress(before + done, total, f"{where}: {name}")
 
 
 def _row(name: str, layout: BlockLayout, leaves: list[Tensor], samples: list[float], extra: list[int]) -> ScaleRow:

@@ -207,6 +207,48 @@ def scale_section(scale: Scale) -> Section:
                 "each query, and the layout.",
                 soft=True,
             ),
+            *_layer(scale),
+        ),
+    )
+
+
+def _layer(scale: Scale) -> tuple[Words | Table, ...]:
+    """The same pattern in a whole layer of a Hugging Face Llama."""
+    if not scale.layer:
+        return (
+            Words(
+                "With transformers installed (`pip install 'openwork[hf]'`), this act also measures a whole Llama "
+                "layer through `openwork.hf.sparsify`.",
+                soft=True,
+            ),
+        )
+    width = scale.heads * scale.head_dim
+    sparse = scale.layer_row(SPARSE)
+    rows = tuple(
+        (
+            name,
+            f"{row.seconds:.2f} s",
+            f"{row.seconds / sparse.seconds:.1f}x" if name != SPARSE else "1",
+            "-" if row.extra_bytes is None else f"{row.extra_bytes / _MIB:,.0f} MiB",
+            f"{row.theory_bytes / _MIB:,.0f} MiB",
+            row.backend,
+        )
+        for name in (MASK, DENSE, SPARSE)
+        for row in [scale.layer_row(name)]
+    )
+    return (
+        Words(
+            f"a Llama layer of width {width} with its projections and feed-forward, forward and backward at "
+            f"{sparse.length:,} tokens: one call, `openwork.hf.sparsify(model, pattern, annotate)`, makes it "
+            f"{scale.layer_row(DENSE).seconds / sparse.seconds:.1f}x as fast as transformers' own dense attention; "
+            f"what is not attention stays, so that by FLOPs {sparse.theory_speedup:.1f}x is the most. A 4-D "
+            f"`attention_mask` of the same pairs takes {scale.layer_row(MASK).seconds / sparse.seconds:.1f}x as long.",
+            "In a Hugging Face model",
+        ),
+        Table(
+            ("Llama layer", "time", "over sparse", "memory", "by design", "computed by"),
+            rows,
+            "By design: gradients, what the dense layer keeps for its backward pass, and the layout.",
         ),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openwork.layout import BlockLayout
 from openwork.ops import explain
@@ -113,14 +113,13 @@ def gradient_bytes(model: BenchModel) -> int:
     return sum(parameter.nbytes for parameter in model.module.parameters() if parameter.requires_grad)
 
 
-def kept_bytes(compute: Callable[[Inputs], Tensor], model: BenchModel, inputs: Inputs) -> int:
+def kept_bytes(compute: Callable[[Inputs], object], module: nn.Module, inputs: Inputs) -> int:
     """What autograd keeps of one call for its backward pass, and the gradient of the largest of it, in bytes.
 
     Parameters, buffers and the batch are left out. Storage that several operations keep counts once.
     """
     own = {
-        tensor.untyped_storage().data_ptr()
-        for tensor in (*model.module.parameters(), *model.module.buffers(), *inputs.values())
+        tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers(), *inputs.values())
     }
     kept: dict[int, int] = {}
     alive: list[Any] = []

@@ -254,7 +254,7 @@ class _Bench:
         """Bytes for each token that the dense step keeps for its backward pass."""
         if self._kept is None and not self._config.forward_only:
             way, inputs = self._model.dense(seq_len), self._model.inputs(1, seq_len, self._config.seed)
-            self._kept = kept_bytes(way.loss, self._model, inputs) / seq_len
+            self._kept = kept_bytes(way.loss, way.module, inputs) / seq_len
 
     def _step(self, way: Way, inputs: Inputs) -> None:
         if self._config.forward_only:
