@@ -12,6 +12,7 @@ import torch
 import openwork as ow
 from openwork.errors import ArgumentError, BackendError, PlanError, PlanWarning
 from openwork.hf import densify, layers_of, sparsify
+from openwork.hf.state import layer_state
 from openwork.nn import set_plan
 
 LOCAL = ow.Causal() & (ow.Window(before=5) | ow.First(keys=2))
@@ -308,3 +309,30 @@ def test_loaded_weights_get_one_line_about_the_risk(
     loaded.save_pretrained(tmp_path)
     sparsify(LlamaForCausalLM.from_pretrained(tmp_path), LOCAL)
     assert len([record for record in caplog.records if record.name == "openwork.hf"]) == 1
+
+
+def test_rows_that_end_in_padding_share_one_layout(llama: Any, ids: torch.Tensor) -> None:
+    sparsify(llama, LOCAL)
+    valid = torch.ones_like(ids)
+    valid[0, -7:] = 0
+    expected = llama(ids[:1, :-7]).logits
+    before = len(layer_state(llama.model.layers[0].self_attn).model.cache._layouts)
+    for cut in (5, 7, 11):
+        valid[1, -cut:] = 0
+        torch.testing.assert_close(llama(ids, attention_mask=valid).logits[:1, :-7], expected, **CLOSE)
+    assert len(layer_state(llama.model.layers[0].self_attn).model.cache._layouts) == before + 1
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")
+def test_what_wraps_a_model_is_looked_through(llama: Any, ids: torch.Tensor) -> None:
+    import peft
+
+    expected = copy.deepcopy(sparsify(llama, LOCAL))(ids).logits
+    densify(llama)
+    wrapped = peft.get_peft_model(llama, peft.LoraConfig(target_modules=["q_proj"], r=2))
+    assert sparsify(wrapped, LOCAL) is wrapped
+    torch.testing.assert_close(wrapped(ids).logits, expected, **CLOSE)
+    assert [layer.number for layer in layers_of(wrapped)] == [0, 1, 2]
+    assert densify(torch.nn.DataParallel(wrapped)).module is wrapped
+    with pytest.raises(PlanError, match="is not sparse"):
+        layers_of(wrapped)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from openwork.errors import OpenworkError
 from openwork.hf.layers import Stack
-from openwork.hf.state import NAME
+from openwork.hf.state import NAME, implementation_of
 from openwork.plan import Plan
 
 __all__ = ["forget_plan", "install_loader", "saved_plan", "write_plan"]
@@ -52,11 +52,7 @@ def saved_plan(model: PreTrainedModel) -> Plan | None:
 
 
 def _is_sparse(model: PreTrainedModel) -> bool:
-    return any(
-        getattr(part.config, "_attn_implementation", None) == NAME
-        for part in model.modules()
-        if isinstance(part, PreTrainedModel)
-    )
+    return any(implementation_of(part.config) == NAME for part in model.modules() if isinstance(part, PreTrainedModel))
 
 
 def _restore(model: PreTrainedModel, plug: Callable[[PreTrainedModel, Plan], Any]) -> None:
@@ -76,7 +72,7 @@ def _restore(model: PreTrainedModel, plug: Callable[[PreTrainedModel, Plan], Any
         _LOG.warning(
             "this checkpoint has the plan %r, but was loaded with attn_implementation=%r and runs dense.",
             plan,
-            model.config._attn_implementation,
+            implementation_of(model.config),
         )
         return
     plug(model, plan)

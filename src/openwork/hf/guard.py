@@ -8,7 +8,7 @@ from typing import Any
 from openwork.errors import ArgumentError
 from openwork.hf.caches import check_cache
 from openwork.hf.calls import OFFSETS, TEXT, CallEnd, enter_call
-from openwork.hf.state import NAME, ModelState
+from openwork.hf.state import NAME, ModelState, implementation_of
 
 __all__ = ["CallGuard"]
 
@@ -32,7 +32,7 @@ class CallGuard:
         Raises:
             ArgumentError: `output_attentions=True`, a head mask, or another model's cache.
         """
-        if module.config._attn_implementation != NAME:
+        if implementation_of(module.config) != NAME:
             self._tell_dense(module)
             return _without_text(args, kwargs)
         self.state.told_dense = False
@@ -59,7 +59,7 @@ class CallGuard:
                 "%s is dense again: its attention implementation is %r now; set_attn_implementation(%r) goes back to "
                 "the plan, openwork.hf.densify(model) removes it.",
                 type(module).__name__,
-                module.config._attn_implementation,
+                implementation_of(module.config),
                 NAME,
             )
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from openwork.errors import PlanError
 
-__all__ = ["Layer", "Stack", "stacks_of"]
+__all__ = ["Layer", "Stack", "inner_model", "stacks_of"]
 
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 _CROSS = ("crossattention", "cross_attention", "cross_attn", "encoder_attn", "encdecattention", "encoder_attention")
@@ -90,8 +90,7 @@ def stacks_of(model: Any) -> list[Stack]:
     if not isinstance(model, PreTrainedModel):
         raise PlanError(
             f"sparsify takes a transformers model; got {type(model).__name__}. For modules of your own use "
-            "openwork.nn.SparseAttention or openwork.nn.replace_attention; of a wrapped model (PEFT, DDP) pass the "
-            "model inside."
+            "openwork.nn.SparseAttention or openwork.nn.replace_attention."
         )
     parts = {path: module for path, module in model.named_modules() if isinstance(module, PreTrainedModel)}
     found: dict[str, list[Layer]] = {}
@@ -102,6 +101,20 @@ def stacks_of(model: Any) -> list[Stack]:
             found.setdefault(owner, []).append(layer)
     _refuse(model, found)
     return [Stack(path, parts[path], _kind(path, model), tuple(layers)) for path, layers in found.items()]
+
+
+def inner_model(model: Any) -> Any:
+    """The transformers model inside what DDP, `torch.compile` and PEFT wrap around it, or what was given."""
+    while not isinstance(model, PreTrainedModel):
+        if hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        else:
+            return model
+    return model
 
 
 def _inside(path: str, part: str) -> bool:
@@ -162,7 +175,9 @@ def _refuse(model: PreTrainedModel, found: dict[str, list[Layer]]) -> None:
 
 def _has_bias(module: nn.Module) -> bool:
     # T5's buckets; the tables of Swin and BEiT, whose attention moreover sees single windows
-    return any("relative" in name and "bias" in name for name in (*vars(module), *module._modules, *module._parameters))
+    members = (module.named_children(), module.named_parameters(recurse=False))
+    names = [*vars(module), *(name for named in members for name, _ in named)]
+    return any("relative" in name and "bias" in name for name in names)
 
 
 def _own_attention(model: PreTrainedModel) -> Iterator[str]:

@@ -19,12 +19,13 @@ from transformers.masking_utils import sdpa_mask
 from openwork.errors import ArgumentError, BackendError, PlanError
 from openwork.hf.calls import current_facts
 from openwork.hf.mask import LazyMask
-from openwork.hf.own import OwnMask, read_mask_function
+from openwork.hf.own import OwnMask, conjuncts, read_mask_function
 from openwork.hf.positions import Surroundings
 from openwork.hf.state import NAME, LayerState, layer_state
 from openwork.layout import BlockLayout, documents_from_positions
 from openwork.ops import decode_attention, sparse_attention
 from openwork.patterns import Causal, Dense, Pattern, PerHead
+from openwork.patterns.annotations import BoolArray
 
 __all__ = ["attention", "mask", "register"]
 
@@ -43,8 +44,8 @@ _REFUSED = {
 def register() -> None:
     """Makes the name known to transformers; done by `import openwork.hf`."""
     # dynamo cannot trace a tensor subclass being made, and would build the layout into its graph
-    AttentionInterface.register(NAME, torch._dynamo.disable(attention))
-    AttentionMaskInterface.register(NAME, torch._dynamo.disable(mask))
+    AttentionInterface.register(NAME, torch.compiler.disable(attention))
+    AttentionMaskInterface.register(NAME, torch.compiler.disable(mask))
 
 
 def mask(
@@ -103,12 +104,18 @@ def mask(
         kv_len=stop - kv_offset,
         kv_start=kv_offset,
         own=own,
-        valid=valid,
+        valid=None if valid is None or _is_behind(own, valid) else valid,
         facts=current_facts(batch_size, stop, valid, documents),
         cached=first > 0,
         make_pairs=make_pairs,
     )
     return LazyMask(surroundings, kv_length, device)
+
+
+def _is_behind(own: OwnMask, valid: BoolArray) -> bool:
+    """Whether all padding stands behind text that cannot see it: then all rows of a length share one layout."""
+    causal = any(isinstance(part, Causal) for part in conjuncts(own.pattern))
+    return causal and not (valid[:, 1:] & ~valid[:, :-1]).any()
 
 
 def _valid(attention_mask: Tensor | None, batch: int, stop: int) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from openwork.errors import PlanError
-from openwork.hf.layers import Layer, stacks_of
+from openwork.hf.layers import Layer, inner_model, stacks_of
 from openwork.hf.own import both, conjuncts
 from openwork.hf.state import LayerState, layer_state, model_state
 from openwork.patterns import Causal, Dense, Pattern, Window
@@ -67,6 +67,7 @@ def layers_of(model: nn.Module) -> tuple[SparseLayer, ...]:
         >>> layers_of(sparsify(MistralModel(config), ow.First(keys=4) | ow.Window(before=7)))[0].pattern
         (First(keys=4) | Window(before=7, after=0)) & Causal() & Window(before=15, after=0)
     """
+    model = inner_model(model)
     if model_state(model) is None:
         raise PlanError(f"{type(model).__name__} is not sparse; call openwork.hf.sparsify(model, plan) first.")
     return tuple(_read(model))

@@ -16,11 +16,12 @@ from openwork.hf.calls import CallEnd, GenerationIds
 from openwork.hf.config import forget_plan, write_plan
 from openwork.hf.future import sees_later_keys
 from openwork.hf.guard import CallGuard
-from openwork.hf.layers import Stack, stacks_of
+from openwork.hf.layers import Stack, inner_model, stacks_of
 from openwork.hf.state import (
     NAME,
     LayerState,
     ModelState,
+    implementation_of,
     layer_state,
     model_state,
     set_layer_state,
@@ -43,11 +44,13 @@ def sparsify(model: Model, plan: Plan | Pattern | Any, annotate: Any = None, *, 
 
     A plan only removes pairs: a window to both sides stays causal on a decoder, and a model's own local layers can only
     be narrowed. Positions are the places of tokens among those that are no padding; in a packed row (`position_ids`
-    that restart, no `attention_mask`) they restart. A padded query sees nothing. Cross-attention is left alone. Where
+    that restart, no `attention_mask`) they restart. A padded query sees nothing, except behind the text of a causal
+    model, where what it computes is read by nobody. Cross-attention is left alone. Where
     a model has several parts (vision and text), the one that `config.get_text_config()` describes follows the plan.
 
     Args:
-        model: A model of transformers whose attention goes through its attention interface.
+        model: A model of transformers whose attention goes through its attention interface, or what PEFT, DDP or
+            `torch.compile` made of one.
         plan: What each layer may look at; a pattern stands for all layers, and a boolean tensor `[q, k]` or
             `[heads, q, k]`, True = attend, for the pattern whose positions are its rows and columns.
         annotate: Makes the facts that the plan reads: a tokenizer, where the plan names its annotator; a pair
@@ -74,14 +77,15 @@ def sparsify(model: Model, plan: Plan | Pattern | Any, annotate: Any = None, *, 
         >>> densify(model).config._attn_implementation
         'sdpa'
     """
-    before = getattr(model, "plan", None)
-    plug(model, _as_plan(plan), annotate, backend)
-    name = getattr(model.config, "name_or_path", "")
-    if name and before != model.plan:
+    inner = inner_model(model)
+    before, resolved = getattr(inner, "plan", None), _as_plan(plan)
+    plug(inner, resolved, annotate, backend)
+    name = getattr(inner.config, "name_or_path", "")
+    if name and before != resolved:
         _LOG.warning(
             "%s: the weights of %s were trained without this plan, so expect worse answers until they are tuned under "
             "it. `openwork study --model DIR --tune attention` measures what is lost and what tuning brings back.",
-            type(model).__name__,
+            type(inner).__name__,
             name,
         )
     return model
@@ -102,7 +106,7 @@ def plug(model: Any, plan: Plan, annotate: Any = None, backend: str = "auto") ->
     for stack, chosen in zip(stacks, patterns, strict=True):
         _plug_stack(stack, chosen, state)
     for stack in others:
-        if stack.module.config._attn_implementation == NAME:
+        if implementation_of(stack.module.config) == NAME:
             # a part inside a sparse one, which shares its implementation: it computes what it did
             for layer in stack.layers:
                 set_layer_state(layer.module, LayerState(layer.path, state))
@@ -159,7 +163,7 @@ def _add_hooks(module: Any, state: ModelState) -> None:
 
 def _dense_implementation(stack: Stack) -> str:
     """What the stack computes with where it is not sparse."""
-    name: str = stack.module.config._attn_implementation
+    name = implementation_of(stack.module.config) or "eager"
     if name != NAME:
         return name
     # a checkpoint that was saved sparse says nothing of what it was before; the flag, which transformers does not
@@ -190,19 +194,20 @@ def replan(model: Any, plan: Plan | Pattern) -> None:
 
 def densify(model: Model) -> Model:
     """The model as it was before `sparsify`; a model that is not sparse is left as it is."""
-    state = model_state(model)
+    inner = inner_model(model)
+    state = model_state(inner)
     if state is None:
         return model
     _remove_hooks(state)
-    for stack in stacks_of(model):
-        if stack.module.config._attn_implementation == NAME and stack.path in state.dense_name:
+    for stack in stacks_of(inner):
+        if implementation_of(stack.module.config) == NAME and stack.path in state.dense_name:
             stack.module.set_attn_implementation(state.dense_name[stack.path])
         for layer in stack.layers:
             set_layer_state(layer.module, None)
-    set_model_state(model, None)
-    forget_plan(model)
+    set_model_state(inner, None)
+    forget_plan(inner)
     for name in ("plan", "num_plan_layers", "set_plan", _PREPARE):
-        model.__dict__.pop(name, None)
+        inner.__dict__.pop(name, None)
     return model
 
 

@@ -12,10 +12,22 @@ from openwork.nn.layouts import LayoutCache
 from openwork.patterns import Pattern
 from openwork.plan import Plan
 
-__all__ = ["NAME", "LayerState", "ModelState", "layer_state", "model_state", "set_layer_state", "set_model_state"]
+__all__ = [
+    "NAME",
+    "LayerState",
+    "ModelState",
+    "implementation_of",
+    "layer_state",
+    "model_state",
+    "set_layer_state",
+    "set_model_state",
+]
 
 NAME = "openwork"
 """What the attention function and its mask function are called."""
+_LAYOUTS = 256
+"""Layouts that a model keeps: more than it has layers, so that layers with patterns of their own do not push each other
+out."""
 _LAYER, _MODEL = "_openwork_layer", "_openwork"
 
 
@@ -37,7 +49,7 @@ class ModelState:
     annotate: Any = None
     backend: str = "auto"
     dense_name: dict[str, str] = field(default_factory=dict)
-    cache: LayoutCache = field(default_factory=LayoutCache)
+    cache: LayoutCache = field(default_factory=lambda: LayoutCache(_LAYOUTS))
     told_dense: bool = False
     hooks: list[Any] = field(default_factory=list)
 
@@ -46,7 +58,7 @@ class ModelState:
         return {**self.__dict__, "cache": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, cache=LayoutCache())
+        self.__dict__.update(state, cache=LayoutCache(_LAYOUTS))
 
 
 @dataclass(eq=False)
@@ -68,6 +80,16 @@ class LayerState:
     decode_pattern: Pattern | None = None
     causal: bool = False
     own: Pattern | None = None
+
+
+def implementation_of(config: Any) -> str | None:
+    """The name of the attention function that a model uses now.
+
+    The attribute is private in name only: transformers has no other one to read, `set_attn_implementation` writes it,
+    and every attention layer looks it up.
+    """
+    name: str | None = getattr(config, "_attn_implementation", None)
+    return name
 
 
 def layer_state(module: nn.Module) -> LayerState:
