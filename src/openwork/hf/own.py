@@ -118,6 +118,9 @@ def _read(function: Any, single: bool) -> OwnMask:
         return OwnMask(Dense())
     if kind in ("and", "or"):
         return _joined([_read(part, single) for part in cells["mask_functions"]], kind)
+    if kind in ("window", "two-sided window") and int(cells["sliding_window"]) < 1:
+        # Qwen2-MoE without local layers makes a mask for a window of 0 keys, which no layer reads
+        return OwnMask(ModelRule(function, single))
     if kind == "window":
         # the overlay alone limits one side only; causality is another function beside it
         return OwnMask(replace(Window.from_hf(int(cells["sliding_window"])), after=None))
