@@ -180,7 +180,7 @@ def test_text_of_ids_grows_as_the_ids_do(tokenizer: Any) -> None:
         assert whole.startswith(part) and np.array_equal(cut_spans, spans[:cut])
 
 
-def test_raw_text_reaches_the_annotator(reader: Any, tokenizer: Any) -> None:
+def test_raw_text_reaches_the_annotator(reader: Any, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
     seen = []
 
     def annotate(batch: Mapping[str, Any]) -> list[ow.Annotations]:
@@ -194,8 +194,12 @@ def test_raw_text_reaches_the_annotator(reader: Any, tokenizer: Any) -> None:
     collator = annotating(DataCollatorWithPadding(tokenizer, padding=True), tokenizer)
     examples = [{**tokenizer(text), "text": text} for text in ("# A", "# long B")]
     batch = pickle.loads(pickle.dumps(collator))(examples)
-    with pytest.warns(ow.AnnotationWarning if hasattr(ow, "AnnotationWarning") else UserWarning, match="is empty"):
-        sparsify(reader, PLAN, annotate=annotate)(**batch)
+    empty = sparsify(reader, PLAN, annotate=annotate)
+    empty(**batch)
+    assert len(seen) == 1
+    empty(**batch)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "openwork.hf"]
+    assert "no token of the first call has any of the facts that the plan reads ('heading')" in line
     assert seen[0][0] == ["# A", "# long B"]
     assert seen[0][1][0] == [[0, 1], [1, 2], [2, 3], *[[0, 0]] * 5]
     named = sparsify(reader, NAMED, annotate=tokenizer)

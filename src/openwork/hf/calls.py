@@ -7,10 +7,12 @@ object takes them along: a layer that is computed again for its gradient reads t
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from openwork.patterns.annotations import BoolArray, IntArray
 
 __all__ = ["OFFSETS", "TEXT", "Call", "CallEnd", "GenerationIds", "current_facts", "enter_call"]
 
+_LOG = logging.getLogger("openwork.hf")
 TEXT, OFFSETS = "openwork_text", "openwork_offsets"
 """Names under which `annotating` puts the raw text, and the span of each token, into a batch."""
 _IDS = "_openwork_ids"
@@ -65,7 +68,26 @@ class Call:
             if self.text is not None:
                 tokens["text"], tokens["offsets"] = self.text
             self._facts[key] = _checked(self.state.annotate(tokens), batch)
+            self._tell_empty(self._facts[key])
         return self._facts[key]
+
+    def _tell_empty(self, facts: Facts) -> None:
+        """Says in one line, at the first call of a model, that no token has any of the facts that the plan reads."""
+        if self.state.told_empty:
+            return
+        self.state.told_empty = True
+        names = sorted(self.state.plan.needs)
+        if not any(_holds(row, name) for row in facts for name in names):
+            _LOG.warning(
+                "no token of the first call has any of the facts that the plan reads (%s). If the text has them, look "
+                "what the annotator is given: openwork.hf.annotate.text_of(tokenizer, ids).",
+                ", ".join(map(repr, names)),
+            )
+
+
+def _holds(facts: Annotations, name: str) -> bool:
+    flags, labels, links = (kind.get(name, ()) for kind in (facts.flags, facts.labels, facts.links))
+    return bool(np.any(flags) or np.any(np.asarray(labels) >= 0) or len(links))
 
 
 def _checked(facts: Any, batch: int) -> Facts:

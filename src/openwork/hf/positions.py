@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from openwork.errors import AnnotationError
+from openwork.errors import AnnotationError, AnnotationWarning
 from openwork.hf.own import OwnMask, both
 from openwork.hf.rule import INDEX, ROW
 from openwork.layout import BlockLayout, documents_from_positions
@@ -77,22 +79,22 @@ class Surroundings:
         """The layout of a layer's pattern under the model's own mask."""
         if pattern not in self._layouts:
             allowed = self.allowed(pattern)
-            self._layouts[pattern] = cache.layout(
-                allowed,
-                q_len=self.q_len,
-                kv_len=self.kv_len,
-                kv_positions=self.positions,
-                annotations=self._annotations(allowed),
-            )
+            facts = self._annotations(allowed)
+            with _no_word_of_empty_facts(facts):
+                self._layouts[pattern] = cache.layout(
+                    allowed, q_len=self.q_len, kv_len=self.kv_len, kv_positions=self.positions, annotations=facts
+                )
         return self._layouts[pattern]
 
     def visible(self, pattern: Pattern) -> list[list[IntArray]]:
         """For each sequence (or once for all) and head (or once for all), the keys that the last token sees."""
         if pattern not in self._visible:
             allowed = self.allowed(pattern)
-            self._visible[pattern] = visible_now(
-                allowed, kv_len=self.kv_len, kv_positions=self.positions, annotations=self._annotations(allowed)
-            )
+            facts = self._annotations(allowed)
+            with _no_word_of_empty_facts(facts):
+                self._visible[pattern] = visible_now(
+                    allowed, kv_len=self.kv_len, kv_positions=self.positions, annotations=facts
+                )
         return self._visible[pattern]
 
     def _annotations(self, pattern: Pattern) -> list[Annotations] | None:
@@ -139,6 +141,17 @@ class Surroundings:
         if self.valid is not None:
             return np.where(self.valid, 0, -1)[:, :stop]
         return np.zeros((1, stop), dtype=np.int64)
+
+
+@contextlib.contextmanager
+def _no_word_of_empty_facts(facts: Any) -> Iterator[None]:
+    """Many a batch has no heading; that none ever has is said by the call, once for a model."""
+    if facts is None:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AnnotationWarning)
+        yield
 
 
 def _row(values: IntArray, row: int, stop: int) -> IntArray:
