@@ -122,3 +122,17 @@ def test_what_does_not_go_with_a_plan_is_refused(deep: Path, capsys: pytest.Capt
     assert "the plan names layer 3, but the model has 2 layers" in refused(capsys, deep, "--layers", 2)
     assert "cannot be read: No such file" in refused(capsys, "absent.json")
     assert "show takes a pattern, --plan FILE or --mask FILE" in refused(capsys)
+
+
+def test_a_part_of_a_plan_is_shown_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "parts.json"
+    path.write_text(ow.Plan(default=LOCAL, decode=ow.Causal()).to_json())
+    assert "A = Causal() & Window(before=3, after=0)" in shown(capsys, path, "--length", 8)
+    assert "A = Causal()\n" in shown(capsys, path, "--length", 8, "--part", "decode") + "\n"
+    path.write_text(ow.Plan(default=LOCAL, encoder=ow.Window(before=2, after=2)).to_json())
+    assert "A = Window(before=2, after=2)" in shown(capsys, path, "--length", 8, "--part", "encoder")
+    assert "has a plan with parts for encoder and decoder: say --part encoder, decoder or decode" in refused(
+        capsys, path
+    )
+    assert "a plan has the parts encoder, decoder, decode; got 'head'" in refused(capsys, path, "--part", "head")
+    assert "--part is for a plan: --plan FILE." in refused(capsys, "Causal()", "--part", "decode")

@@ -173,6 +173,7 @@ def test_every_plan_sees_the_same_batches_and_begins_with_the_same_weights(
     wide = contender_from_text("wide: Causal() & Window(before=95)")
     result = study(texts, tmp_path, model=str(checkpoint), tune="lora", contenders=(wide,), lr=5e-3)
     dense, same = (record for record in result.records)
+    assert {"transformers", "peft"} <= result.environment.keys()
     assert dense.backend == "sdpa" and np.allclose(dense.losses, same.losses, rtol=1e-5)
     assert dense.losses[0] != dense.losses[-1]
 

@@ -28,6 +28,9 @@ def show(
     layers: Annotated[
         int | None, typer.Option(min=1, help="Layers of the model, for a plan. [default: as the plan needs]")
     ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Of a plan that has parts: encoder, decoder, or decode (after the prompt).")
+    ] = None,
     mask: Annotated[
         Path | None, typer.Option(help="Show a boolean tensor instead: a .npy or .pt file, True = attend.")
     ] = None,
@@ -66,10 +69,11 @@ def show(
     if plan is not None:
         given = {"a pattern": pattern, "--mask": mask, "--kv-length": kv_length, "--toy": toy}
         given |= {"--head": head or None, "--sequence": sequence or None}
-        _show_plan(plan, layers, length, text, tokenizer, annotate or [], png, as_json, given)
+        _show_plan(plan, part, layers, length, text, tokenizer, annotate or [], png, as_json, given)
         return
-    if layers is not None:
-        raise DataError("--layers is for a plan: --plan FILE.")
+    for option, value in (("--layers", layers), ("--part", part)):
+        if value is not None:
+            raise DataError(f"{option} is for a plan: --plan FILE.")
     subject = _subject(pattern, mask, length, kv_length, text, tokenizer, annotate or [], toy)
     _check_index("--head", head, subject.layout.heads, "heads")
     _check_index("--sequence", sequence, subject.layout.batch, "sequences")
@@ -98,6 +102,7 @@ def show(
 
 def _show_plan(
     path: Path,
+    part: str | None,
     layers: int | None,
     length: int | None,
     text: Path | None,
@@ -118,9 +123,15 @@ def _show_plan(
     if annotators and text is None:
         raise DataError("--annotate needs a text: --text FILE.")
     plan = read_plan(path)
+    if part is not None:
+        plan = plan.part(part)
+    elif plan.encoder is not None or plan.decoder is not None:
+        raise DataError(f"{path} has a plan with parts for encoder and decoder: say --part encoder, decoder or decode.")
     named = list(annotators) or ([plan.annotator] if plan.annotator is not None and text is not None else [])
     patterns = [
-        p for pattern in plan.patterns for p in (pattern.patterns if isinstance(pattern, PerHead) else [pattern])
+        p
+        for pattern in plan.part("decoder").patterns
+        for p in (pattern.patterns if isinstance(pattern, PerHead) else [pattern])
     ]
     positions = length or max(map(toy_length, patterns))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from torch import nn
 
@@ -34,7 +34,7 @@ class TakesPlan(Protocol):
 def set_plan(model: nn.Module, plan: Plan | Pattern) -> None:
     """Switches a live model to another plan; parameters, optimizer state and gradients are untouched.
 
-    A model with a `set_plan` method of its own is asked, also where DistributedDataParallel or `torch.compile` has
+    A model with a `set_plan` of its own is asked, also where DistributedDataParallel, `torch.compile` or PEFT has
     wrapped it. In any other, the `SparseAttention` modules and those that `replace_attention` made are the layers, in
     the order in which `model.modules()` gives them.
 
@@ -153,8 +153,9 @@ def _taker(model: nn.Module) -> TakesPlan | None:
     """The model, or the one that it wraps, that has a `set_plan` of its own."""
     inner: object = model
     while isinstance(inner, nn.Module):
-        if isinstance(inner, TakesPlan):
-            return inner
+        # asked for as an attribute, which PEFT's models hand on to the model inside
+        if callable(getattr(inner, "set_plan", None)):
+            return cast(TakesPlan, inner)
         inner = next((found for name in _WRAPPERS if (found := getattr(inner, name, None)) is not None), None)
     return None
 

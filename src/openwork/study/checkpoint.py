@@ -12,31 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openwork.errors import StudyError
+from openwork.hf import densify, layers_of, sparsify
+from openwork.hf.layers import Layer, stacks_of
+from openwork.hf.state import model_state
 from openwork.layout import BlockLayout
 from openwork.nn import LayoutCache
 from openwork.nn.layouts import Facts
-from openwork.patterns import Pattern, Window
+from openwork.patterns import Dense, Pattern
 from openwork.plan import Plan
-from openwork.study.checkpoint_source import CheckpointSource
+from openwork.study.checkpoint_source import CheckpointSource, require_transformers
 from openwork.study.config import StudyConfig
 from openwork.study.model import StudyModel, matrix_numbers
 from openwork.study.shapes import LayerShape, ModelFacts
 from openwork.train.schedules import DENSE_PLAN
 
-__all__ = ["CheckpointModel", "checkpoint_facts", "load_checkpoint_model", "quiet", "require_transformers"]
+__all__ = ["CheckpointModel", "checkpoint_facts", "load_checkpoint_model", "quiet"]
 
+_PROBE = 16
+"""Tokens of the call in which a model shows its own masks."""
 _LORA_RANK = 16
 _LORA_ALPHA = 32
 _SHOWN_KEYS = 3
-
-
-def require_transformers() -> Any:
-    """The `transformers` library, or a `StudyError` that says how to get it."""
-    try:
-        import transformers
-    except ImportError:
-        raise StudyError("a Hugging Face model needs transformers: pip install 'openwork[hf]'.") from None
-    return transformers
 
 
 class Prepared(list[BlockLayout]):
@@ -58,13 +54,11 @@ class CheckpointModel(StudyModel):
     """
 
     def __init__(self, base: Any, source: CheckpointSource, tune: str | None = None) -> None:
-        from openwork.hf.layers import stacks_of
-
         self.base, self.source = base, source
-        attention = [layer.module for stack in stacks_of(base) for layer in stack.own_layers]
-        self.layers = tuple(_shape(module, base) for module in attention)
-        self._own = [_own_pattern(base.config.get_text_config(), number) for number in range(len(attention))]
-        self.module = _tuned(base, attention, tune)
+        attention = [layer for stack in stacks_of(base) for layer in stack.own_layers]
+        self.layers = tuple(_shape(layer, base) for layer in attention)
+        self._own = _own_patterns(base)
+        self.module = _tuned(base, [layer.module for layer in attention], tune)
         self._plan, self._facts, self._cache = DENSE_PLAN, None, LayoutCache()
 
     @property
@@ -74,8 +68,6 @@ class CheckpointModel(StudyModel):
 
     def set_plan(self, plan: Plan) -> None:
         """Uses the plan from the next call on; dense attention is the model's own."""
-        from openwork.hf import densify, sparsify
-
         self.mask = None
         if plan == DENSE_PLAN:
             densify(self.base)
@@ -85,8 +77,6 @@ class CheckpointModel(StudyModel):
 
     def set_mask(self, mask: BlockLayout) -> None:
         """Uses a literal mask in every layer from the next call on."""
-        from openwork.hf import sparsify
-
         allowed: Any = torch.as_tensor(mask.to_dense())
         # a mask of a study is the same for all sequences, and often for all heads
         allowed = allowed.flatten(0, -3) if allowed.ndim > 2 else allowed
@@ -105,26 +95,15 @@ class CheckpointModel(StudyModel):
         """The layouts of plan and own mask, one for each layer."""
         if self.mask is not None:
             return [self.mask] * len(self.layers)
+        state = model_state(self.base)
+        # that of the sparsified model, which then finds each layout that was compiled here
+        cache = self._cache if state is None else state.cache
+        patterns = self._own if state is None else [layer.pattern for layer in layers_of(self.base)]
         made = Prepared(
-            self._layout_cache().layout(
-                self._plan.for_layer(number, len(self.layers)) & own
-                if own is not None
-                else self._plan.for_layer(number, len(self.layers)),
-                q_len=seq_len,
-                kv_len=seq_len,
-                annotations=annotations,
-            )
-            for number, own in enumerate(self._own)
+            cache.layout(pattern, q_len=seq_len, kv_len=seq_len, annotations=annotations) for pattern in patterns
         )
         made.annotations = annotations
         return made
-
-    def _layout_cache(self) -> LayoutCache:
-        """That of the sparsified model, which then finds each layout that was compiled here."""
-        from openwork.hf.state import model_state
-
-        state = model_state(self.base)
-        return self._cache if state is None else state.cache
 
     def token_losses(self, tokens: Tensor, targets: Tensor, layouts: Sequence[BlockLayout]) -> Tensor:
         """Negative log-likelihood of each target in nats, float32 [batch, seq_len]."""
@@ -179,8 +158,6 @@ def checkpoint_facts(source: CheckpointSource, vocab_size: int) -> ModelFacts:
         StudyError: It does not predict the next token.
         PlanError: Its attention cannot be made sparse.
     """
-    from openwork.hf.layers import stacks_of
-
     transformers = require_transformers()
     with quiet(), source.explained():
         configuration = transformers.AutoConfig.from_pretrained(str(source.config_path), local_files_only=True)
@@ -198,19 +175,16 @@ def checkpoint_facts(source: CheckpointSource, vocab_size: int) -> ModelFacts:
             f"{source.argument}: {type(base).__name__} lets tokens see later ones (is_decoder is not set), so it "
             "cannot be judged by predicting the next token."
         )
-    model = CheckpointModel(base, source)
+    layers = tuple(_shape(layer, base) for stack in stacks for layer in stack.own_layers)
     return ModelFacts(
-        layers=model.layers,
+        layers=layers,
         matrix_numbers=matrix_numbers(base, vocab_size),
         num_parameters=sum(parameter.numel() for parameter in base.parameters()),
-        mixes=(0,) * (len(model.layers) + 1),
+        mixes=(0,) * (len(layers) + 1),
     )
 
 
 def _with_weights(source: CheckpointSource) -> Any:
-    # a checkpoint that was saved sparse loads only where its attention is known, and begins dense like any other
-    from openwork.hf import densify
-
     base, report = require_transformers().AutoModelForCausalLM.from_pretrained(
         str(source.folder), dtype=torch.float32, local_files_only=True, output_loading_info=True
     )
@@ -221,6 +195,7 @@ def _with_weights(source: CheckpointSource) -> Any:
             f"{source.argument} has no weights for {len(missing)} tensors of {type(base).__name__} ({names}); it would "
             "be tuned from random ones. Save the whole model with save_pretrained."
         )
+    # one that was saved sparse begins dense like any other
     return densify(base)
 
 
@@ -236,20 +211,24 @@ def _from_config(source: CheckpointSource, vocab_size: int) -> Any:
     return transformers.AutoModelForCausalLM.from_config(configuration, dtype=torch.float32)
 
 
-def _shape(module: nn.Module, base: Any) -> LayerShape:
-    config = getattr(module, "config", None) or base.config.get_text_config()
-    q_heads = int(config.num_attention_heads)
-    head_dim = getattr(module, "head_dim", None) or config.hidden_size // q_heads
+def _shape(layer: Layer, base: Any) -> LayerShape:
+    config = getattr(layer.module, "config", None) or base.config.get_text_config()
+    q_heads = layer.q_heads or int(config.num_attention_heads)
+    head_dim = getattr(layer.module, "head_dim", None) or config.hidden_size // q_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or q_heads
     return LayerShape(q_heads=q_heads, kv_heads=int(kv_heads), head_dim=int(head_dim))
 
 
-def _own_pattern(config: Any, layer: int) -> Pattern | None:
-    """The window that a layer of the model has by itself, beside being causal."""
-    size = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    local = kinds[layer] == "sliding_attention" if kinds is not None and layer < len(kinds) else size is not None
-    return Window.from_hf(sliding_window=size) if local and size is not None else None
+@torch.no_grad()
+def _own_patterns(base: Any) -> list[Pattern]:
+    """What each layer of the model lets tokens see by itself, as one short call hands it over."""
+    base.eval()
+    sparsify(base, Dense())
+    try:
+        base(input_ids=torch.zeros(1, _PROBE, dtype=torch.long), use_cache=False)
+        return [layer.own for layer in layers_of(base)]
+    finally:
+        densify(base)
 
 
 def _tuned(base: Any, attention: Sequence[nn.Module], tune: str | None) -> nn.Module:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from openwork.errors import DataError, StudyError
-from openwork.study.checkpoint_source import TUNINGS, CheckpointSource
+from openwork.study.checkpoint_source import TUNINGS, CheckpointSource, require_transformers
 from openwork.study.config import StudyConfig
 from openwork.study.model_source import function_source, model_source
 from openwork.study.tokenizer import require_tokenizers
 
-__all__ = ["check_checkpoint", "checkpoint_of", "checkpoint_tokenizer"]
+__all__ = ["check_checkpoint", "checkpoint_of", "checkpoint_tokenizer", "libraries_of"]
 
 
 def check_checkpoint(config: StudyConfig, source: CheckpointSource) -> int:
@@ -72,8 +72,6 @@ def checkpoint_tokenizer(config: StudyConfig) -> bytes:
     if path.is_file():
         content = path.read_bytes()
     else:
-        from openwork.study.checkpoint import require_transformers
-
         with source.explained():
             found = require_transformers().AutoTokenizer.from_pretrained(str(source.folder), local_files_only=True)
         backend = getattr(found, "backend_tokenizer", None)
@@ -90,3 +88,10 @@ def checkpoint_tokenizer(config: StudyConfig) -> bytes:
             "not of one checkpoint."
         )
     return content
+
+
+def libraries_of(config: StudyConfig) -> tuple[str, ...]:
+    """The packages that decide what a study of a checkpoint measures, beside those of every study."""
+    if not isinstance(model_source(config.model), CheckpointSource):
+        return ()
+    return ("transformers", "peft") if config.tune == "lora" else ("transformers",)

@@ -12,7 +12,7 @@ from typing import Any
 
 from openwork.errors import OpenworkError, StudyError
 
-__all__ = ["TUNINGS", "CheckpointSource"]
+__all__ = ["TUNINGS", "CheckpointSource", "require_transformers"]
 
 TUNINGS = ("all", "attention", "lora")
 """What `--tune` may train: every weight, those of the attention layers, or low-rank adapters on these."""
@@ -176,3 +176,12 @@ class CheckpointSource:
     def line_of(self, error: BaseException) -> int | None:
         """`None`: what goes wrong in a model of transformers has no line that is the user's."""
         return None
+
+
+def require_transformers() -> Any:
+    """The `transformers` library, or a `StudyError` that says how to get it."""
+    try:
+        import transformers
+    except ImportError:
+        raise StudyError("a Hugging Face model needs transformers: pip install 'openwork[hf]'.") from None
+    return transformers

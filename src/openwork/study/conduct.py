@@ -21,7 +21,7 @@ from openwork.errors import OpenworkError, StudyError
 from openwork.patterns import Pattern
 from openwork.plan import Plan
 from openwork.runs import read_json, write_json
-from openwork.study.checkpoint_inputs import check_checkpoint
+from openwork.study.checkpoint_inputs import check_checkpoint, libraries_of
 from openwork.study.checkpoint_source import CheckpointSource
 from openwork.study.config import StudyConfig, with_contenders, with_digests
 from openwork.study.contender import Contender
@@ -147,7 +147,7 @@ def _begin(
     began = not folder.study.exists() or fresh
     try:
         facts: dict[str, Any] = {"data": data_facts(corpus, report, began=began), "device": device}
-        facts |= {"threads": torch.get_num_threads(), "environment": environment(device)}
+        facts |= {"threads": torch.get_num_threads(), "environment": environment(device, libraries_of(config))}
         study = folder.begin(config, facts, fresh=fresh)
         if not began:
             report({"event": "resume", "out": str(config.out)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,18 @@ def code_version() -> str:
     return f"openwork {openwork.__version__}" + (f" ({commit})" if commit else "") + f", torch {torch.__version__}"
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Versions, machine, threads and the code's commit, as JSON values."""
+def environment(device: str, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions, machine, threads and the code's commit, as JSON values.
+
+    Args:
+        device: What the study runs on.
+        packages: Those whose versions matter beside those that always do.
+    """
     return {
         "openwork": openwork.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
-        **{package: version_of(package) for package in _PACKAGES},
+        **{package: version_of(package) for package in (*_PACKAGES, *packages)},
         "system": platform.platform(),
         "processor": _processor(),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,

@@ -27,7 +27,7 @@ from openwork.nn.layouts import Facts
 from openwork.ops import explain
 from openwork.patterns import Causal
 from openwork.plan import Plan
-from openwork.study.checkpoint_source import CheckpointSource
+from openwork.study.checkpoint_source import CheckpointSource, require_transformers
 from openwork.study.config import StudyConfig
 from openwork.study.model_source import ModelSource, model_source
 from openwork.study.shapes import MODEL_SHAPES, LayerShape, ModelFacts, facts_of_shape
@@ -129,6 +129,7 @@ def make_model(config: StudyConfig, vocab_size: int) -> StudyModel:
     """
     source = model_source(config.model)
     if isinstance(source, CheckpointSource):
+        require_transformers()
         from openwork.study.checkpoint import load_checkpoint_model
 
         return load_checkpoint_model(config, source, vocab_size)
@@ -155,6 +156,7 @@ def model_facts(config: StudyConfig, vocab_size: int) -> ModelFacts:
     if source is None:
         return facts_of_shape(config.model, vocab_size)
     if isinstance(source, CheckpointSource):
+        require_transformers()
         from openwork.study.checkpoint import checkpoint_facts
 
         source.check_length(config.seq_len)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from openwork.errors import StudyError
-from openwork.study.checkpoint import CheckpointModel, quiet, require_transformers
-from openwork.study.checkpoint_source import CheckpointSource
+from openwork.hf import densify
+from openwork.study.checkpoint import CheckpointModel, quiet
+from openwork.study.checkpoint_source import CheckpointSource, require_transformers
 from openwork.study.config import DENSE, StudyConfig
 from openwork.study.contender import Contender
 from openwork.study.model_source import model_source
@@ -43,8 +44,6 @@ def save_model(
     Raises:
         StudyError: The folder cannot be written.
     """
-    from openwork.hf import densify
-
     assert isinstance(model, CheckpointModel)
     place, part = directory / MODEL, directory / f".{MODEL}.part"
     try:
