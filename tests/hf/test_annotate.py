@@ -88,13 +88,27 @@ def test_padding_moves_no_fact(llama: Any, headed: torch.Tensor) -> None:
     torch.testing.assert_close(together[0, 2:], sparse(headed[:1, 2:]).logits[0], **CLOSE)
 
 
-@pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}, {"num_beams": 3}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cache_implementation": "static"},
+        {"num_beams": 3},
+        {"num_beams": 3, "cache_implementation": "static"},
+        {"prefill_chunk_size": 7},
+        {"prefill_chunk_size": 7, "cache_implementation": "static"},
+        {"prompt_lookup_num_tokens": 3},
+    ],
+    ids=str,
+)
 def test_new_tokens_are_annotated_as_they_come(llama: Any, headed: torch.Tensor, options: dict[str, Any]) -> None:
     # every other token is a heading, so that new ones are, too
     def annotate(batch: Mapping[str, Any]) -> list[ow.Annotations]:
         return [ow.Annotations(len(row), flags={"heading": (row % 2 == 1).numpy()}) for row in batch["input_ids"]]
 
     sparse = sparsify(llama, PLAN, annotate=annotate)
+    if "prompt_lookup_num_tokens" in options:
+        headed = headed[:1]
     length: dict[str, Any] = {"max_new_tokens": 14, "min_new_tokens": 14, "do_sample": False}
     beams = {name: value for name, value in options.items() if name == "num_beams"}
     expected = sparse.generate(headed, use_cache=False, **length, **beams)
@@ -282,3 +296,42 @@ def test_a_loaded_annotated_model_asks_for_its_annotator(reader: Any, tokenizer:
     with pytest.raises(AnnotationError, match=r"loaded model reads facts .*sparsify\(model, model\.plan, annotate="):
         loaded(**rows)
     assert torch.equal(sparsify(loaded, loaded.plan, annotate=tokenizer)(**rows).logits, expected)
+
+
+@pytest.mark.parametrize("raw", [False, True], ids=["ids alone", "raw text"])
+def test_a_trainer_trains_under_the_annotated_plan(reader: Any, tokenizer: Any, tmp_path: Any, raw: bool) -> None:
+    from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+    texts = [TEXT, "# Longer\n\n" + "word " * 9, "no heading at all", "## Two\ntext"]
+    rows = [{"input_ids": tokenizer(text)["input_ids"], "text": text} for text in texts]
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    sparse = sparsify(reader, NAMED, annotate=tokenizer)
+    with torch.no_grad():
+        batches = [collator([{"input_ids": row["input_ids"]} for row in rows[at : at + 2]]) for at in (0, 2)]
+        expected = [sparse(**batch).loss for batch in batches]
+        dense = [densify(copy.deepcopy(sparse))(**batch).loss for batch in batches]
+    assert (torch.stack(expected) - torch.stack(dense)).abs().min() > 1e-5
+    options: dict[str, Any] = {"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 0.0}
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        report_to="none",
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=not raw,
+        **options,
+    )
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return torch.utils.data.SequentialSampler(rows)
+
+    if raw:
+        given, used = rows, annotating(collator, tokenizer)
+    else:
+        given, used = [{"input_ids": row["input_ids"]} for row in rows], collator
+    trainer = InOrder(sparse, arguments, train_dataset=given, data_collator=used)
+    trainer.train()
+    losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
+    torch.testing.assert_close(torch.tensor(losses), torch.stack(expected), rtol=0, atol=1e-3)

@@ -138,20 +138,23 @@ def enter_call(state: ModelState, module: Any, args: tuple[Any, ...], kwargs: Ma
 
 def _with_cached(ids: Tensor, cache: Any) -> Tensor | None:
     """The ids of all tokens up to this call's last; None where those in the cache are not known."""
-    seen = int(cache.get_seq_length()) if cache is not None and hasattr(cache, "get_seq_length") else 0
+    seen = _tokens_in(cache)
     whole: Tensor | None = ids
     if seen:
         generated, kept = _GENERATED.get(), getattr(cache, _IDS, None)
+        whole = None
         if generated is not None and generated.shape[1] == seen + ids.shape[1] and _ends_with(generated, ids):
             # `generate` says what its rows are after beams were reordered; the cache does not
             whole = generated
         elif kept is not None and kept.shape[0] == ids.shape[0] and kept.shape[1] >= seen:
             whole = torch.cat([kept[:, :seen].to(ids.device), ids], dim=1)
-        else:
-            whole = None
     if cache is not None:
         setattr(cache, _IDS, whole)
     return whole
+
+
+def _tokens_in(cache: Any) -> int:
+    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
 
 def _ends_with(whole: Tensor, ids: Tensor) -> bool:
@@ -204,8 +207,13 @@ class GenerationIds:
 
     def __call__(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the model's own method returns."""
-        _GENERATED.set(input_ids)
-        token = _CALL.set(Call(self.state, input_ids))
+        whole: Tensor | None = input_ids
+        cache = kwargs.get("past_key_values")
+        if 0 < input_ids.shape[1] <= _tokens_in(cache):
+            # all ids are more than those in the cache: this is a chunk of a prompt that is read in chunks
+            whole = _with_cached(input_ids, cache)
+        _GENERATED.set(whole)
+        token = _CALL.set(Call(self.state, whole))
         try:
             return self._original(input_ids, *args, **kwargs)
         finally:
