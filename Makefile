@@ -1,6 +1,6 @@
 # `make demo` and `make test` need Python 3.11-3.13 and git, and nothing else; the first one run makes .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup native demo test test-all check bench clean
+.PHONY: help setup native demo test test-all check sanitize bench clean
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -11,6 +11,7 @@ help:
 	@echo "make test-all  every test on each supported Python, with the oldest and the newest torch"
 	@echo "make check     formatting, lint, types, import layers, spelling and the fast tests"
 	@echo "make native    builds the native kernels of this tree, after the first time only what changed"
+	@echo "make sanitize  the native kernels under AddressSanitizer and UBSan, and their tests"
 	@echo "make bench     the figures that the project states, measured here"
 	@echo "make clean     removes what these commands made, .venv included"
 
@@ -34,6 +35,9 @@ check: setup
 	@$(VENV)/bin/lint-imports
 	@git ls-files -z | xargs -0 $(VENV)/bin/codespell
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m "not slow and not gpu"
+
+sanitize: setup
+	@$(RUN) scripts/sanitize.py
 
 test-all:
 	@python=$$(PYTHON="$(PYTHON)" sh scripts/python.sh) && "$$python" scripts/test_all.py

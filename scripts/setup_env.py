@@ -23,8 +23,10 @@ def fingerprint(venv: Path, requirements: list[str]) -> str:
     digest = hashlib.sha256()
     for part in (sys.version, str(venv.resolve()), str(ROOT), *requirements):
         digest.update(part.encode() + b"\0")
-    for name in ("pyproject.toml", "constraints.txt"):
-        digest.update((ROOT / name).read_bytes())
+    sources = (path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".cpp", ".h"})
+    fixed = ("pyproject.toml", "constraints.txt", "csrc/CMakeLists.txt")
+    for path in (*(ROOT / name for name in fixed), *sorted(sources)):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
@@ -40,6 +42,8 @@ def last_step(lines: list[str]) -> str:
             return f"looking for {rest.split()[0]}"
         if word == "Downloading" and rest:
             return f"downloading {rest.split('/')[-1].split('-')[0]}"
+        if word == "Building" and " openwork" in rest:
+            return "compiling the native kernels"
         if word == "Installing" and "packages: " in rest:
             return f"unpacking {rest.count(',') + 1} packages"
     return "starting"
@@ -92,6 +96,8 @@ def main() -> None:
     install += ["--constraint", str(options.constraint)]
     run_quietly([*install, *options.requirements, "--editable", f".[{options.extra}]"], log, started)
     stamp.write_text(wanted)
+    if not any((ROOT / "src" / "openwork").glob("_native*.so")):
+        say("the native kernels were not built (is there a C++20 compiler?); slower ones in PyTorch serve")
     say(f"ready after {time.monotonic() - started:.0f} s")
 
 

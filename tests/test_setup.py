@@ -62,14 +62,18 @@ def test_an_environment_that_is_ready_is_left_alone(setup_env, tmp_path, capsys,
 
 
 def test_other_versions_make_the_environment_anew(setup_env, tmp_path, monkeypatch) -> None:
-    for name in ("pyproject.toml", "constraints.txt"):
+    (tmp_path / "csrc").mkdir()
+    for name in ("pyproject.toml", "constraints.txt", "csrc/CMakeLists.txt", "csrc/pool.cpp"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     monkeypatch.setattr(setup_env, "ROOT", tmp_path)
     before = setup_env.fingerprint(tmp_path, [])
     assert setup_env.fingerprint(tmp_path, []) == before
     assert setup_env.fingerprint(tmp_path, ["torch"]) != before
-    (tmp_path / "constraints.txt").write_text("torch==9.9\n")
-    assert setup_env.fingerprint(tmp_path, []) != before
+    for name in ("constraints.txt", "csrc/pool.cpp"):
+        kept = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(kept + "\n")
+        assert setup_env.fingerprint(tmp_path, []) != before
+        (tmp_path / name).write_text(kept)
 
 
 def test_a_failed_set_up_ends_in_its_errors_and_where_the_rest_is(setup_env, tmp_path, capsys) -> None:

@@ -179,9 +179,26 @@ def _backends(torch: Any) -> Iterator[Finding]:
     devices = ["cpu"]
     devices += ["cuda"] if torch.cuda.is_available() else []
     devices += ["mps"] if torch.backends.mps.is_available() else []
+    yield _native()
     for name in backend_names():
         for device in devices:
             yield _backend(name, device, layouts)
+
+
+def _native() -> Finding:
+    """The compiled kernels of the backend `cpu`: there, or what it takes to have them."""
+    from openwork.errors import BackendError
+    from openwork.ops.backends.cpu_native import VARIABLE, absence, available_isas, chosen_isa
+
+    missing = absence()
+    if missing is not None:
+        return Finding("backends", "native kernels", "info", f"{missing}; gather serves")
+    try:
+        chosen = chosen_isa()
+    except BackendError as error:
+        return Finding("backends", "native kernels", "broken", str(error))
+    able = ", ".join(name for name, runs_here in available_isas().items() if runs_here)
+    return Finding("backends", "native kernels", "ok", f"use {chosen}; {VARIABLE} forces one of {able}")
 
 
 def _backend(name: str, device: str, layouts: dict[str, Any]) -> Finding:
@@ -195,6 +212,9 @@ def _backend(name: str, device: str, layouts: dict[str, Any]) -> Finding:
                 refuses.append(f"not {described}: {reason}")
     except Exception as error:  # a backend that crashes is what the doctor is there to find
         return Finding("backends", f"{name} on {device}", "broken", f"{type(error).__name__}: {error}")
+    if not runs and len(refuses) > 1 and len({text.partition(": ")[2] for text in refuses}) == 1:
+        # one reason for all of them
+        refuses = [refuses[0].partition(": ")[2]]
     detail = "; ".join([*(["runs " + ", ".join(runs)] if runs else []), *refuses])
     return Finding("backends", f"{name} on {device}", "ok" if runs else "info", detail)
 

@@ -40,6 +40,23 @@ def test_every_backend_is_asked_and_the_sparse_ones_run(here) -> None:
     assert here["sdpa on cpu"].detail.startswith("runs causal; not a window: ")
 
 
+def test_native_kernels_are_named_with_what_they_use(here, monkeypatch) -> None:
+    from openwork.ops.backends import cpu_native
+
+    found = here["native kernels"]
+    if cpu_native.absence() is None:
+        assert found.status == "ok" and re.match(r"use \w+; OPENWORK_CPU_ISA forces one of \w+", found.detail)
+        monkeypatch.setenv("OPENWORK_CPU_ISA", "mmx")
+        assert doctor._native().status == "broken"
+        assert "OPENWORK_CPU_ISA='mmx': the kernels have no such variant" in doctor._native().detail
+    monkeypatch.setattr(cpu_native, "_load", lambda: (None, "is not built"))
+    lacking = "the extension openwork._native is not built; install again where there is a C++20 compiler"
+    assert doctor._native() == Finding("backends", "native kernels", "info", f"{lacking}; gather serves")
+    layouts = {"dense": None, "causal": None}
+    monkeypatch.setattr(doctor, "_refusal", lambda name, device, layout: lacking)
+    assert doctor._backend("cpu", "cpu", layouts) == Finding("backends", "cpu on cpu", "info", lacking)
+
+
 def test_json_carries_the_findings(capsys) -> None:
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -1,7 +1,8 @@
 """Memory between two pages that nobody may touch: one element too far ends the process. Run as a program.
 
 `python guarded.py ISA SIDE` runs the passes with every tensor, and the layout's words, against the guard at their
-`end` or their `start`; `python guarded.py ISA overrun` reads one element too many, to show that it would be seen.
+`end` or their `start`; `python guarded.py ISA overrun` reads one query too many, to show that it would be seen;
+`heap` reads it from memory that only a sanitizer guards.
 """
 
 from __future__ import annotations
@@ -75,9 +76,10 @@ def run(isa: str, side: str, layout: BlockLayout, dtype: torch.dtype, head_dim: 
     assert all(bool(x.isfinite().all()) for x in (wide, *grads))
 
 
-def overrun(isa: str) -> None:
+def overrun(isa: str, on_heap: bool) -> None:
     """Reads one query too many."""
-    query, key = guarded((1, 1, 70, 8), torch.float32, "end"), torch.randn(1, 1, 70, 8)
+    key = torch.randn(1, 1, 70, 8)
+    query = key.clone() if on_heap else guarded((1, 1, 70, 8), torch.float32, "end")
     pointer, *rest = cpu_operators._tuple(query)
     beyond = pointer + 8 * query.element_size(), *rest
     others = [
@@ -90,8 +92,8 @@ def overrun(isa: str) -> None:
 
 def main() -> None:
     isa, side = sys.argv[1:]
-    if side == "overrun":
-        return overrun(isa)
+    if side in ("overrun", "heap"):
+        return overrun(isa, on_heap=side == "heap")
     torch.manual_seed(0)
     torch.set_num_threads(2)
     for layout in layouts().values():
