@@ -87,6 +87,20 @@ def test_packed_documents_are_computed_as_if_alone(llama: Any, ids: torch.Tensor
     torch.testing.assert_close(together[15:], sparse(ids[:1, 15:]).logits[0], **CLOSE)
 
 
+def test_packed_documents_that_a_cache_mixes_are_told_of_once(
+    llama: Any, ids: torch.Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    sparse = sparsify(llama, LOCAL)
+    positions = torch.cat([torch.arange(15), torch.arange(25)])[None]
+    sparse(ids[:1], position_ids=positions, use_cache=False)
+    sparse(ids[:1], position_ids=torch.arange(40)[None])
+    assert not caplog.records
+    sparse(ids[:1], position_ids=positions)
+    sparse(ids[:1], position_ids=positions)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "openwork.hf"]
+    assert "transformers does not keep documents apart: pass use_cache=False" in line
+
+
 @pytest.mark.parametrize("cache", [None, "static"])
 def test_generation_with_a_cache_is_generation_without(llama: Any, ids: torch.Tensor, cache: str | None) -> None:
     sparse = sparsify(llama, LOCAL)
@@ -184,6 +198,11 @@ def test_a_bias_is_refused(llama: Any, ids: torch.Tensor) -> None:
         llama(ids, attention_mask=torch.randn(2, 1, 40, 40))
 
 
+def test_a_mask_of_three_dimensions_is_refused(llama: Any, ids: torch.Tensor) -> None:
+    with pytest.raises(ArgumentError, match=r"attention_mask has shape \[2, 40, 40\]; give \[batch, tokens\]"):
+        sparsify(llama, LOCAL)(ids, attention_mask=torch.ones(2, 40, 40))
+
+
 def test_what_would_be_lost_is_refused(llama: Any, ids: torch.Tensor, pairs: Any) -> None:
     sparsify(llama, LOCAL)
     with pytest.raises(ArgumentError, match="output_attentions=True asks for the probabilities of all pairs"):
@@ -245,7 +264,7 @@ def test_other_modules_are_refused() -> None:
 
 
 def test_a_models_own_window_is_only_narrowed_and_is_reported(
-    sizes: Any, ids: torch.Tensor, masked: Any, pairs: Any
+    sizes: Any, ids: torch.Tensor, masked: Any, pairs: Any, caplog: Any
 ) -> None:
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -253,7 +272,9 @@ def test_a_models_own_window_is_only_narrowed_and_is_reported(
     expected = masked(
         model, ids, pairs(ow.Causal() & ow.Window(before=8) & (ow.First(keys=2) | ow.Window(before=20)), 40)
     )
-    sparsify(model, ow.First(keys=2) | ow.Window(before=20))
+    with caplog.at_level("INFO", logger="openwork.hf"):
+        sparsify(model, ow.First(keys=2) | ow.Window(before=20))
+    assert "MistralForCausalLM has Window(before=8, after=0) of its own in the layers 0, 1, 2." in caplog.messages
     told = [layer.own for layer in layers_of(model)]
     assert told == [ow.Causal() & ow.Window(before=8)] * 3
     torch.testing.assert_close(model(ids).logits, expected, **CLOSE)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
+
 from openwork.errors import ArgumentError
 from openwork.hf.caches import check_cache
 from openwork.hf.calls import OFFSETS, TEXT, CallEnd, enter_call
@@ -47,10 +49,25 @@ class CallGuard:
                     f"{name} multiplies whole heads, which sparse attention cannot honour; prune the heads, or give "
                     "them a plan of their own with PerHead."
                 )
+        if not self.state.told_mixed and not torch.compiler.is_compiling():
+            self._tell_mixed(module, kwargs)
         check_cache(module.config, kwargs.get("past_key_values"))
         if self.end is not None:
             self.end.tokens.append(enter_call(self.state, module, args, kwargs))
         return _without_text(args, kwargs)
+
+    def _tell_mixed(self, module: Any, kwargs: dict[str, Any]) -> None:
+        """Says in one line that documents are not kept apart, where the caller most likely thinks they are."""
+        positions, use_cache = kwargs.get("position_ids"), kwargs.get("use_cache")
+        use_cache = getattr(module.config, "use_cache", False) if use_cache is None else use_cache
+        if not isinstance(positions, torch.Tensor) or positions.ndim != 2 or kwargs.get("attention_mask") is not None:
+            return
+        if use_cache and bool((positions[:, 1:] <= positions[:, :-1]).any()):
+            self.state.told_mixed = True
+            _LOG.warning(
+                "position_ids restart, as in packed documents, but the call keeps a cache, and with one transformers "
+                "does not keep documents apart: pass use_cache=False."
+            )
 
     def _tell_dense(self, module: Any) -> None:
         if not self.state.told_dense:

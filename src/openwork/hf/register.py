@@ -122,6 +122,11 @@ def _valid(attention_mask: Tensor | None, batch: int, stop: int) -> Any:
     """Bool `[batch, stop]`, or None where no token is padding."""
     if attention_mask is None:
         return None
+    if attention_mask.ndim != 2:
+        raise ArgumentError(
+            f"attention_mask has shape {list(attention_mask.shape)}; give [batch, tokens] for padding, or [batch, 1, "
+            "q_len, kv_len] for pairs."
+        )
     if attention_mask.shape[0] != batch:
         rows, columns = attention_mask.shape
         square = ""

@@ -17,6 +17,8 @@ from openwork.hf.config import forget_plan, write_plan
 from openwork.hf.future import sees_later_keys
 from openwork.hf.guard import CallGuard
 from openwork.hf.layers import Stack, inner_model, stacks_of
+from openwork.hf.own import conjuncts
+from openwork.hf.report import layers_of
 from openwork.hf.state import (
     NAME,
     LayerState,
@@ -28,7 +30,7 @@ from openwork.hf.state import (
     set_model_state,
 )
 from openwork.hf.table import pattern_of_mask
-from openwork.patterns import Pattern
+from openwork.patterns import Pattern, Window
 from openwork.plan import Plan
 
 __all__ = ["densify", "plug_loaded", "sparsify"]
@@ -80,6 +82,7 @@ def sparsify(model: Model, plan: Plan | Pattern | Any, annotate: Any = None, *, 
     inner = inner_model(model)
     before, resolved = getattr(inner, "plan", None), _as_plan(plan)
     plug(inner, resolved, annotate, backend)
+    _tell_windows(inner)
     name = getattr(inner.config, "name_or_path", "")
     if name and before != resolved:
         _LOG.warning(
@@ -89,6 +92,17 @@ def sparsify(model: Model, plan: Plan | Pattern | Any, annotate: Any = None, *, 
             name,
         )
     return model
+
+
+def _tell_windows(model: Any) -> None:
+    """Says which layers have windows of their own, which a plan can only narrow."""
+    windows: dict[str, list[str]] = {}
+    for layer in layers_of(model):
+        for part in conjuncts(layer.own):
+            if isinstance(part, Window):
+                windows.setdefault(repr(part), []).append(f"{layer.stack} {layer.number}".strip())
+    for window, layers in windows.items():
+        _LOG.info("%s has %s of its own in the layers %s.", type(model).__name__, window, ", ".join(layers))
 
 
 def plug(model: Any, plan: Plan, annotate: Any = None, backend: str = "auto") -> None:

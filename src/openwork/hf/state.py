@@ -42,6 +42,7 @@ class ModelState:
         dense_name: The attention implementation that the model had, by the stack's path.
         cache: Layouts, shared by the layers.
         told_dense: Whether the user knows that the model runs dense now.
+        told_mixed: Whether the user knows that packed documents were not kept apart.
         told_empty: Whether a first call has been looked at for facts.
         hooks: Handles of the hooks on the model's parts.
     """
@@ -52,6 +53,7 @@ class ModelState:
     dense_name: dict[str, str] = field(default_factory=dict)
     cache: LayoutCache = field(default_factory=lambda: LayoutCache(_LAYOUTS))
     told_dense: bool = False
+    told_mixed: bool = False
     told_empty: bool = False
     hooks: list[Any] = field(default_factory=list)
 
