@@ -1,8 +1,8 @@
 """Record the study that the demo shows beside its live one, and put it into the package.
 
-    python benchmarks/recorded_study.py [--steps 4000] [--seeds 3] [--out openwork-recorded]
+    python benchmarks/recorded_study.py [--steps 200] [--seeds 3] [--out openwork-recorded]
 
-About an hour on a core that does nothing else; the same command goes on where it was stopped. What is written is
+About half an hour on two cores that do nothing else; the same command goes on where it was stopped. What is written is
 the study's own record (every loss of every step), without the paths of the machine, its date beside it. The last line
 is one JSON object.
 """
@@ -41,7 +41,7 @@ def without_paths(content: dict[str, Any], command: str, date: str) -> dict[str,
 def main() -> None:
     """Runs the study and writes its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("openwork-recorded"))
     options = parser.parse_args()

@@ -77,7 +77,7 @@ def test_words_are_printed_where_json_is_not_asked_for(
         (["--seq-len", "99999999"], "a step of --batch-size 2 times --seq-len 99999999 is 199,999,998 tokens; at most"),
         (["--device", "tpu"], "--device must be one of auto, cpu, cuda, mps; got 'tpu'"),
         (["--tokenizer", "words"], "--tokenizer must be bytes, bpe, bpe:VOCABULARY, the path"),
-        (["--model", "huge"], "--model must be one of tiny, probe, small, base, FILE.py:FUNCTION"),
+        (["--model", "huge"], "--model must be one of tiny, small, base, FILE.py:FUNCTION"),
         (["--model", "absent.py:make"], "--model absent.py:make: absent.py does not exist."),
         (["--steps", "none"], "Invalid value for '--steps'"),
         (["--data", "nowhere"], "--data nowhere does not exist"),

@@ -45,7 +45,7 @@ WINDOW = contender_from_text("window: Causal() & Window(before=7)")
         ({"seed": 1 << 64}, r"--seed must be below 2\^64, with room for --seeds 1; got 18446744073709551616"),
         ({"device": "tpu"}, "--device must be one of auto, cpu, cuda, mps; got 'tpu'"),
         ({"dtype": "float16"}, "--dtype must be one of float32, bfloat16; got 'float16'"),
-        ({"model": "huge"}, "--model must be one of tiny, probe, small, base, FILE.py:FUNCTION .*; got 'huge'"),
+        ({"model": "huge"}, "--model must be one of tiny, small, base, FILE.py:FUNCTION .*; got 'huge'"),
         ({"contenders": (WINDOW, WINDOW)}, r"plan 'window' \(number 2\) is given twice"),
         ({"contenders": (replace(WINDOW, name="dense"),)}, "plan 'dense' .* is the baseline, which is always part"),
         (

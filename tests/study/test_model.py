@@ -307,7 +307,7 @@ def test_checkpointing_asks_the_model(mine: Path) -> None:
     "text", ["huge", "mine.py", "mine.py:", ":make", "a b:make", "mine.py:not it", "a/mine.py", "a/mine.py:", ""]
 )
 def test_a_text_that_names_no_model_is_refused(text: str) -> None:
-    words = re.escape("--model must be one of tiny, probe, small, base, FILE.py:FUNCTION (or package.module:FUNCTION)")
+    words = re.escape("--model must be one of tiny, small, base, FILE.py:FUNCTION (or package.module:FUNCTION)")
     rest = r"for a model of your own, a folder with a Hugging Face checkpoint .*, or a config.json"
     with pytest.raises(StudyError, match=rf"{words} {rest}; got '{text}'\."):
         model_source(text)

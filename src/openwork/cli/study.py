@@ -67,7 +67,7 @@ def study(
     model: Annotated[
         str | None,
         typer.Option(
-            help="tiny, probe, small, base; FILE.py:FUNCTION of your own, called with vocab_size; the folder of a "
+            help="tiny, small, base; FILE.py:FUNCTION of your own, called with vocab_size; the folder of a "
             "Hugging Face checkpoint, with --tune; or a config.json, for random weights. [default: small]"
         ),
     ] = None,

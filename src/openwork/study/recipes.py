@@ -40,15 +40,14 @@ def live_study(*, seconds: float = 60.0) -> StudyConfig:
     )
 
 
-def recorded_study(*, steps: int = 4000, seeds: int = 3, out: Path | str = "openwork-recorded") -> StudyConfig:
-    """The study that the demo shows as recorded: what a judgement needs, in about an hour on one core.
+def recorded_study(*, steps: int = 200, seeds: int = 3, out: Path | str = "openwork-recorded") -> StudyConfig:
+    """The study that the demo shows as recorded: what a judgement needs, in about half an hour on two cores.
 
     Dense attention, the window plus definitions, the same after a dense first quarter, and the control that must lose;
-    equal tokens, several seeds, curves over tokens and over time. The text of the live study, read as bytes by the
-    shape `probe`: the smallest set-up in which dense attention learns to use what lies far back (LOG.md, 2026-11-26).
+    equal tokens, several seeds, curves over tokens and over time.
 
     Args:
-        steps: Optimizer steps of each run, of 2,048 bytes.
+        steps: Optimizer steps of each run, of 4,096 tokens.
         seeds: Number of seeds.
         out: Directory for checkpoints, record and report.
     """
@@ -66,9 +65,7 @@ def recorded_study(*, steps: int = 4000, seeds: int = 3, out: Path | str = "open
         steps=steps,
         seeds=seeds,
         control=True,
-        model="probe",
-        tokenizer="bytes",
-        seq_len=2048,
-        warmup_steps=20,
-        eval_tokens=262_144,
+        seq_len=4096,
+        warmup_steps=10,
+        eval_tokens=65_536,
     )

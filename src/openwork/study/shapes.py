@@ -38,12 +38,10 @@ class ModelShape:
 
 MODEL_SHAPES: Mapping[str, ModelShape] = {
     "tiny": ModelShape(dim=64, num_layers=2, q_heads=2, kv_heads=1, mlp_dim=160),
-    "probe": ModelShape(dim=64, num_layers=2, q_heads=2, kv_heads=1, mlp_dim=160, conv_width=16),
     "small": ModelShape(dim=128, num_layers=4, q_heads=2, kv_heads=1, mlp_dim=352),
     "base": ModelShape(dim=384, num_layers=8, q_heads=6, kv_heads=2, mlp_dim=1024),
 }
-"""Shapes by name. `probe` is `tiny` with a convolution that takes care of what is near, so that attention soon learns
-what is far: dense attention passes the control within minutes on two cores."""
+"""Shapes by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
