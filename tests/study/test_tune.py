@@ -178,6 +178,22 @@ def test_every_plan_sees_the_same_batches_and_begins_with_the_same_weights(
     assert dense.losses[0] != dense.losses[-1]
 
 
+def test_blocks_can_be_computed_again_and_steps_in_parts(
+    tuned: dict[str, StudyResult], checkpoint: Path, texts: Path, tmp_path: Path
+) -> None:
+    for tune in ("all", "lora"):
+        options: dict[str, Any] = {
+            "model": str(checkpoint),
+            "tune": tune,
+            "contenders": (NEAR,),
+            "steps": 8,
+            "lr": 5e-3,
+        }
+        again = study(texts, tmp_path / tune, checkpointing=True, accumulate=2, **options)
+        for record, other in zip(again.records, tuned[tune].records, strict=True):
+            assert np.allclose(record.losses, other.losses, rtol=1e-4)
+
+
 def test_a_checkpoint_that_was_saved_sparse_begins_dense(
     tuned: dict[str, StudyResult], texts: Path, tmp_path: Path
 ) -> None:
