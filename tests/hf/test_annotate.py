@@ -335,3 +335,53 @@ def test_a_trainer_trains_under_the_annotated_plan(reader: Any, tokenizer: Any, 
     trainer.train()
     losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
     torch.testing.assert_close(torch.tensor(losses), torch.stack(expected), rtol=0, atol=1e-3)
+
+
+def test_encoders_and_encoder_decoders_are_annotated_each_by_its_own_ids(ids: torch.Tensor, sizes: Any) -> None:
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    names = ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads")
+    special = {name: value for name, value in sizes.items() if name.endswith("token_id") or name == "vocab_size"}
+    torch.manual_seed(0)
+    config = BartConfig(
+        d_model=32,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        decoder_start_token_id=2,
+        **dict.fromkeys(names, 2),
+        **special,
+    )
+    bart = BartForConditionalGeneration(config).eval()
+
+    def odd(batch: Mapping[str, Any]) -> list[ow.Annotations]:
+        return [ow.Annotations(len(row), flags={"heading": (row % 7 == 1).numpy()}) for row in batch["input_ids"]]
+
+    def allowed(pattern: ow.Pattern, ids: torch.Tensor) -> torch.Tensor:
+        length, notes = ids.shape[1], odd({"input_ids": ids})
+        return torch.from_numpy(ow.bind(pattern, q_len=length, kv_len=length, annotations=notes).to_dense())
+
+    plan = ow.Plan(
+        default=PLAN.default, encoder=ow.Window(before=3, after=3) | ow.Keys("heading") | ow.Queries("heading")
+    )
+    # of one length, and with other facts
+    answer = ids.flip(1)
+    read = bart.model.encoder(ids, attention_mask=allowed(plan.encoder.default, ids))
+    expected = bart(
+        encoder_outputs=read, decoder_input_ids=answer, decoder_attention_mask=allowed(plan.default, answer)
+    ).logits
+    sparse = sparsify(bart, plan, annotate=odd)
+    torch.testing.assert_close(sparse(ids, decoder_input_ids=answer).logits, expected, **CLOSE)
+    options: dict[str, Any] = {"max_new_tokens": 9, "do_sample": False, "num_beams": 2}
+    assert torch.equal(sparse.generate(ids, **options), sparse.generate(ids, use_cache=False, **options))
+
+
+def test_ids_of_one_cache_are_not_taken_for_anothers(llama: Any, headed: torch.Tensor) -> None:
+    sparse = sparsify(llama, PLAN, annotate=sevens)
+    first = headed[:1, :20]
+    other = torch.where(first == 7, 8, first)
+    kept = sparse(other, use_cache=True).past_key_values
+    written = sparse.generate(first, max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    # the same lengths and the same last token as the last step of generate
+    result = sparse(written[:, 20:21], past_key_values=kept).logits
+    expected = sparse(torch.cat([other, written[:, 20:21]], dim=1)).logits[:, -1:]
+    torch.testing.assert_close(result, expected, **CLOSE)

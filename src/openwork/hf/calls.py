@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import weakref
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from typing import Any
@@ -30,7 +31,8 @@ _IDS = "_openwork_ids"
 """Attribute of a cache: the ids of the tokens that it holds."""
 
 _CALL: ContextVar[Call | None] = ContextVar("openwork_hf_call", default=None)
-_GENERATED: ContextVar[Tensor | None] = ContextVar("openwork_hf_generated", default=None)
+_GENERATED: ContextVar[tuple[Tensor | None, Any] | None] = ContextVar("openwork_hf_generated", default=None)
+"""What `generate` is about to read upon a cache: all ids, and a weak reference to that cache."""
 
 Facts = tuple[Annotations, ...]
 
@@ -141,7 +143,7 @@ def _with_cached(ids: Tensor, cache: Any) -> Tensor | None:
     seen = _tokens_in(cache)
     whole: Tensor | None = ids
     if seen:
-        generated, kept = _GENERATED.get(), getattr(cache, _IDS, None)
+        generated, kept = _generated_for(cache), getattr(cache, _IDS, None)
         whole = None
         if generated is not None and generated.shape[1] == seen + ids.shape[1] and _ends_with(generated, ids):
             # `generate` says what its rows are after beams were reordered; the cache does not
@@ -151,6 +153,11 @@ def _with_cached(ids: Tensor, cache: Any) -> Tensor | None:
     if cache is not None:
         setattr(cache, _IDS, whole)
     return whole
+
+
+def _generated_for(cache: Any) -> Tensor | None:
+    ids, reference = _GENERATED.get() or (None, None)
+    return ids if reference is not None and reference() is cache else None
 
 
 def _tokens_in(cache: Any) -> int:
@@ -212,7 +219,7 @@ class GenerationIds:
         if 0 < input_ids.shape[1] <= _tokens_in(cache):
             # all ids are more than those in the cache: this is a chunk of a prompt that is read in chunks
             whole = _with_cached(input_ids, cache)
-        _GENERATED.set(whole)
+        _GENERATED.set((whole, None if cache is None else weakref.ref(cache)))
         token = _CALL.set(Call(self.state, whole))
         try:
             return self._original(input_ids, *args, **kwargs)
