@@ -1,4 +1,5 @@
-"""Run the whole CPU suite on each supported Python, with the oldest, the tested and the newest torch.
+"""Run the whole CPU suite on each supported Python, with the oldest, the tested and the newest torch, and the tests of
+Hugging Face models with transformers between the oldest and the tested.
 
 What cannot run here is named with its reason; only a suite that ran and failed makes this fail, or none that ran.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST, TESTED, NEWEST = "oldest", "tested", "newest"
 COMBINATIONS = [("3.11", OLDEST), ("3.11", TESTED), ("3.12", TESTED), ("3.13", NEWEST)]
+TRANSFORMERS = ["5.4.0", "5.8.1", "5.12.1", "5.18.0"]
 FREE_BYTES = 12 * 2**30
 
 
@@ -62,15 +64,28 @@ def run(version: str, torch: str) -> tuple[str, str]:
     return "failed" if status else "passed", f"torch {loaded.stdout.strip()}"
 
 
+def run_transformers(version: str) -> tuple[str, str]:
+    """The same of the tests of `openwork.hf` with another transformers, in the environment of the tested versions."""
+    python = ROOT / ".venvs" / f"python3.11-torch-{TESTED}" / "bin" / "python"
+    if not python.exists():
+        return "not run", "there is no environment with the tested versions"
+    command = [python, "scripts/other_transformers.py", "--version", version]
+    status = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
+    return "failed" if status else "passed", "the tests of openwork.hf"
+
+
 def main() -> int:
     results = []
     for version, torch in COMBINATIONS:
         print(f"\n== Python {version}, {torch} torch", flush=True)
-        results.append((version, torch, *run(version, torch)))
+        results.append((f"Python {version}, {torch} torch", *run(version, torch)))
+    for version in TRANSFORMERS:
+        print(f"\n== transformers {version}", flush=True)
+        results.append((f"transformers {version}", *run_transformers(version)))
     print()
-    for version, torch, outcome, detail in results:
-        print(f"Python {version}, {torch} torch: {outcome} ({detail})")
-    outcomes = [outcome for _, _, outcome, _ in results]
+    for name, outcome, detail in results:
+        print(f"{name}: {outcome} ({detail})")
+    outcomes = [outcome for _, outcome, _ in results]
     return int("failed" in outcomes or "passed" not in outcomes)
 
 

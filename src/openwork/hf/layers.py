@@ -183,7 +183,11 @@ def _has_bias(module: nn.Module) -> bool:
 def _own_attention(model: PreTrainedModel) -> Iterator[str]:
     if getattr(model.config, "model_type", "") in _ALIBI:
         yield "its layers compute their own attention and add ALiBi to it, past transformers' attention interface"
-    for module in model.modules():
-        kind = type(module).__name__
-        if "Attention" in kind and any(isinstance(child, nn.Linear) for child in module.children()):
-            yield f"its {kind} computes attention itself, past transformers' attention interface"
+    own = [
+        module
+        for module in model.modules()
+        if "Attention" in type(module).__name__ and next(module.parameters(), None) is not None
+    ]
+    # the module that projects, where there is one, and not what stands around it
+    for module in sorted(own, key=lambda module: not any(isinstance(child, nn.Linear) for child in module.children())):
+        yield f"its {type(module).__name__} computes attention itself, past transformers' attention interface"

@@ -109,6 +109,8 @@ def plug(model: Any, plan: Plan, annotate: Any = None, backend: str = "auto") ->
     """Gives the layers of a model their patterns, and the model its state and hooks."""
     stacks, others = _sparse_and_other(model)
     patterns = _resolve(stacks, plan)
+    for stack in stacks:
+        _require_switch(stack)
     annotate = as_annotate(plan, annotate, causal=any(stack.causal for stack in stacks))
     previous = model_state(model)
     state = ModelState(plan, annotate, backend)
@@ -151,6 +153,18 @@ def _sparse_and_other(model: Any) -> tuple[list[Stack], list[Stack]]:
         names = ", ".join(f"{stack.path} ({type(stack.module).__name__})" for stack in others)
         _LOG.info("the plan is for the text part of %s; dense stay %s.", type(model).__name__, names)
     return sparse, others
+
+
+def _require_switch(stack: Stack) -> None:
+    """Raises a `PlanError` where transformers does not let the implementation be set, of which it only logs."""
+    module, before = stack.module, implementation_of(stack.module.config)
+    module.set_attn_implementation(NAME)
+    if implementation_of(module.config) != NAME:
+        raise PlanError(
+            f"{type(module).__name__} cannot be made sparse: this version of transformers does not let the attention "
+            "implementation of this family be set. Take a newer transformers; docs/models.md says which serves it."
+        )
+    module.set_attn_implementation(before or "eager")
 
 
 def _plug_stack(stack: Stack, chosen: list[tuple[Pattern, Pattern]], state: ModelState) -> None:
