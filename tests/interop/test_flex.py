@@ -84,6 +84,17 @@ def test_full_blocks_are_not_asked() -> None:
     assert dense[:, :16].all() and not dense[:, 16:].any()
 
 
+def test_many_queries_are_asked_in_stripes() -> None:
+    def mask_mod(b, h, q_idx, kv_idx):
+        return (q_idx * 7 + kv_idx * 3) % 11 == 0
+
+    sizes = {"q_len": 700, "kv_len": 50}
+    expected = create_mask(mask_mod, 1, 1, 700, 50, device="cpu")
+    assert torch.equal(torch.from_numpy(interop.from_mask_mod(mask_mod, **sizes).to_dense()), expected)
+    block_mask = create_block_mask(mask_mod, 1, 1, 700, 50, device="cpu", BLOCK_SIZE=32)
+    assert torch.equal(torch.from_numpy(interop.from_block_mask(block_mask).to_dense()), expected)
+
+
 def test_equal_heads_share_a_plane() -> None:
     read = interop.from_mask_mod(lambda b, h, q, k: (q >= k) | (h == 3), q_len=20, kv_len=20, batch=2, heads=4)
     assert len(read.planes) == 2 and read.index.tolist() == [[0, 0, 0, 1]] * 2

@@ -85,6 +85,15 @@ def test_padding_goes_into_the_mask(models: dict, name: str) -> None:
     torch.testing.assert_close(batched[1:, 6:], single)
 
 
+def test_bloom_takes_no_mask_of_pairs() -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    model = BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=1, n_head=4, **SIZES)).eval()
+    mask = interop.to_hf(ow.compile_layout(LOCAL, q_len=20, kv_len=20))
+    with pytest.raises(ValueError, match="too many values to unpack"):
+        model(torch.arange(20)[None], attention_mask=mask)
+
+
 def test_a_boolean_mask_is_added_by_eager_attention_and_leaks(models: dict) -> None:
     # why `to_hf` writes numbers unless it is told otherwise
     layout = ow.compile_layout(LOCAL, q_len=20, kv_len=20)

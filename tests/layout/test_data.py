@@ -85,6 +85,14 @@ def test_positions_can_be_added_for_alibi():
         layout.with_positions([1, 2], [-2, 1, 2])
 
 
+def test_a_tall_mask_is_looked_at_in_stripes():
+    mask = np.random.default_rng(0).random((2500, 70)) < 0.3
+    mask[1100:1400] = True
+    layout = BlockLayout.from_mask(mask, block_size=(48, 32))
+    layout_contract(layout, mask[None, None])
+    assert len(layout.planes[0].parts[0].full_runs)
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [

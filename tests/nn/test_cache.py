@@ -106,6 +106,17 @@ def test_beams_choose_their_sequences() -> None:
         torch.testing.assert_close(module(x[rows, 21:22], cache=cache), module(x[rows, :22])[:, 21:])
 
 
+def test_beams_choose_among_prompts_of_different_lengths() -> None:
+    module, x, cache, rows = layer(LOCAL), hidden(), AttentionCache(), torch.tensor([1, 0, 1])
+    positions = torch.stack([torch.arange(LENGTH), torch.arange(LENGTH) - 6]).clamp(min=-1)
+    with torch.no_grad():
+        for start, stop in ((0, 20), (20, 21)):
+            module(x[:, start:stop], cache=cache, positions=positions[:, start:stop])
+        cache.select(rows)
+        ours = module(x[rows, 21:22], cache=cache, positions=positions[rows, 21:22])
+        torch.testing.assert_close(ours, module(x[rows, :22], positions=positions[rows, :22])[:, 21:])
+
+
 def test_dropout_works_on_single_tokens_in_training() -> None:
     module, x = layer(LOCAL, dropout_p=0.5).train(), hidden()
     steps = []

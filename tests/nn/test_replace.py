@@ -105,6 +105,14 @@ def test_a_transformer_has_two_stacks_and_dense_cross_attention(batch_first: boo
     )
 
 
+def test_a_decoder_has_the_part_of_single_tokens() -> None:
+    model = nn.Transformer(DIM, HEADS, 1, 1, 32, batch_first=True)
+    replace_attention(model, ow.Plan(ow.Dense(), encoder=LOCAL, decoder=CAUSAL, decode=ow.Causal()))
+    encoder_layer, decoder_layer = model.encoder.layers[0].self_attn, model.decoder.layers[0].self_attn
+    assert (encoder_layer.pattern, encoder_layer.decode_pattern) == (LOCAL, None)
+    assert (decoder_layer.pattern, decoder_layer.decode_pattern) == (CAUSAL, ow.Causal())
+
+
 def test_parts_need_their_stacks() -> None:
     with pytest.raises(PlanError, match="part for the encoder, but the model is one stack"):
         replace_attention(nn.ModuleList([nn.MultiheadAttention(DIM, HEADS)]), ow.Plan(ow.Causal(), encoder=ow.Dense()))

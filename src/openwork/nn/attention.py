@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from openwork.errors import ArgumentError, PlanError
 from openwork.layout import BlockLayout
 from openwork.nn.cache import AttentionCache
+from openwork.nn.graph import attended
 from openwork.nn.layouts import Facts, LayoutCache
 from openwork.nn.pattern_layer import PatternLayer
 from openwork.nn.rotary import RotaryTable, rotary_table, rotate
-from openwork.ops import decode_attention, sparse_attention
+from openwork.ops import decode_attention
 from openwork.patterns import Causal, Pattern
 
 __all__ = ["SparseAttention"]
@@ -192,7 +193,7 @@ class SparseAttention(PatternLayer, nn.Module):
             [batch, q_heads, seq_len, head_dim].
         """
         dropout_p = self.dropout_p if self.training else 0.0
-        return sparse_attention(query, key, value, layout, dropout_p=dropout_p, backend=self.backend).output
+        return attended(query, key, value, layout, dropout_p=dropout_p, backend=self.backend)
 
     def extra_repr(self) -> str:
         """What `print(model)` adds: heads and pattern."""

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openwork.errors import ArgumentError
+from openwork.nn.graph import attended
 from openwork.nn.narrow import LayoutMaker
-from openwork.ops import sparse_attention
 
 __all__ = ["scaled_dot_product_attention"]
 
@@ -87,7 +87,7 @@ def scaled_dot_product_attention(
         mask=_mask_for(attn_mask, leading),
     )
     q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (query, key, value))
-    output = sparse_attention(q, k, v, made, scale=scale, dropout_p=dropout_p, backend=backend).output
+    output = attended(q, k, v, made, scale=scale, dropout_p=dropout_p, backend=backend)
     return output.reshape(*leading, *output.shape[1:])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from openwork.layout import BlockLayout, compile_layout
+from openwork.nn.graph import outside_graph
 from openwork.patterns import Annotations, Pattern
 from openwork.plan import Plan
 
@@ -39,6 +40,7 @@ class LayoutCache:
         self._size = size
         self._layouts: OrderedDict[tuple[Any, ...], BlockLayout] = OrderedDict()
 
+    @outside_graph
     def layout(
         self,
         pattern: Pattern,

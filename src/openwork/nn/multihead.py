@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from openwork.errors import ArgumentError, PlanError
 from openwork.layout import BlockLayout
 from openwork.layout.additive import allowed_from_additive
+from openwork.nn.graph import attended
 from openwork.nn.narrow import LayoutMaker
 from openwork.nn.pattern_layer import PatternLayer, Rule
-from openwork.ops import sparse_attention
 from openwork.patterns import Causal, Pattern
 
 __all__ = ["SparseMultiheadAttention"]
@@ -132,7 +132,7 @@ class SparseMultiheadAttention(PatternLayer, nn.MultiheadAttention):
             kv_valid=_valid_keys(key_padding_mask, batch, seq_len),
         )
         dropout_p = self.dropout if self.training else 0.0
-        mixed = sparse_attention(q, k, v, layout, dropout_p=dropout_p, backend=self.backend).output
+        mixed = attended(q, k, v, layout, dropout_p=dropout_p, backend=self.backend)
         output = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return (output.transpose(0, 1) if steps_first else output if batched else output[0]), None
 

@@ -12,6 +12,7 @@ import numpy as np
 from openwork.errors import LayoutError
 from openwork.layout import BlockLayout
 from openwork.layout.additive import allowed_from_additive
+from openwork.nn.graph import outside_graph
 from openwork.nn.layouts import LayoutCache
 from openwork.ops.explain import looks_back_only
 from openwork.patterns import Causal, Pattern
@@ -48,6 +49,7 @@ class LayoutMaker:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["_size"])  # type: ignore[misc]
 
+    @outside_graph
     def layout(
         self,
         rule: Any,

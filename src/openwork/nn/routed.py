@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from openwork.errors import ArgumentError
 from openwork.nn.functional import scaled_dot_product_attention
+from openwork.nn.graph import outside_graph
 from openwork.nn.pattern_layer import PatternLayer
 
 __all__ = ["RoutedAttention", "routed_class"]
@@ -43,6 +44,7 @@ class RoutedAttention(PatternLayer, nn.Module):
     dense_class: type[nn.Module]
     backend: str
 
+    @outside_graph
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes.
 
