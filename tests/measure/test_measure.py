@@ -15,6 +15,7 @@ from openwork.measure import (
     PeakMemory,
     bits_per_byte,
     device_memory,
+    free_memory,
     gzip_bits_per_byte,
     perplexity,
     spread,
@@ -117,3 +118,14 @@ def test_a_container_may_have_less_memory_than_its_machine(tmp_path, monkeypatch
         monkeypatch.setattr("openwork.measure.memory._GROUP_LIMITS", (tmp_path / "limit", tmp_path / "absent"))
         monkeypatch.setattr("openwork.measure.memory._machine_bytes", lambda: None)
         assert device_memory() == expected
+
+
+def test_free_memory_is_what_is_available_within_the_limit(tmp_path, monkeypatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemFree:  1000 kB\nMemAvailable:  3000 kB\n")
+    monkeypatch.setattr("openwork.measure.memory._SYSTEM", tmp_path / "meminfo")
+    for limit, expected in ((1 << 30, 3000 * 1024), (2000, 2000)):
+        monkeypatch.setattr("openwork.measure.memory.device_memory", lambda device, limit=limit: limit)
+        assert free_memory() == expected
+    monkeypatch.setattr("openwork.measure.memory._SYSTEM", tmp_path / "absent")
+    monkeypatch.setattr("openwork.measure.memory.device_memory", lambda device: 5000)
+    assert free_memory() == 5000

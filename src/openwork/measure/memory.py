@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn, optim
 
-__all__ = ["PeakMemory", "device_memory", "release_free_memory", "training_bytes"]
+__all__ = ["PeakMemory", "device_memory", "free_memory", "release_free_memory", "training_bytes"]
 
 _STATUS = Path("/proc/self/status")
+_SYSTEM = Path("/proc/meminfo")
 _CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 _GROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -125,6 +126,30 @@ def device_memory(device: str = "cpu") -> int | None:
         return int(torch.cuda.get_device_properties(device).total_memory)
     found = [limit for limit in (_machine_bytes(), *map(_group_limit, _GROUP_LIMITS)) if limit is not None]
     return min(found, default=None)
+
+
+def free_memory(device: str = "cpu") -> int | None:
+    """Bytes that a process here can still take on this device without harm; `None` where the system does not tell.
+
+    On CUDA it is what the driver calls free. On Linux it is what the system calls available, which counts the caches
+    that it would give up, within what the container may use at all. Elsewhere it is `device_memory`.
+
+    >>> (free_memory() or 1) <= (device_memory() or 1 << 60)
+    True
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    there, limit = _available_bytes(), device_memory(device)
+    return limit if there is None or limit is None else min(there, limit)
+
+
+def _available_bytes() -> int | None:
+    if not _SYSTEM.exists():
+        return None
+    found = [line.split()[1] for line in _SYSTEM.read_text().splitlines() if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
 
 
 def _machine_bytes() -> int | None:

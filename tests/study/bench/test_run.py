@@ -177,7 +177,7 @@ def test_theory_stands_beside_memory(measured) -> None:
 
 
 def test_a_way_that_cannot_fit_is_left_out_with_the_reason(monkeypatch) -> None:
-    monkeypatch.setattr(run_module, "device_memory", lambda device: 1000)
+    monkeypatch.setattr(run_module, "free_memory", lambda device: 1000)
     result = run_bench(config(steps=1))
     assert all(row.skipped and not row.samples_s for row in result.rows)
     text = "\n".join(verdict(result))

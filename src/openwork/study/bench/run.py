@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openwork.errors import StudyError
-from openwork.measure import PeakMemory, device_memory, release_free_memory
+from openwork.measure import PeakMemory, free_memory, release_free_memory
 from openwork.plan import Plan
 from openwork.study.bench.config import DENSE, EAGER, MASK, SPARSE, BenchConfig
 from openwork.study.bench.figures import (
@@ -219,8 +219,10 @@ class _Bench:
         config, model, seq_len = self._config, self._model, way.layouts[0].q_len
         flops = attention_flops(model, way, batch_size, forward_only=config.forward_only)
         theory = 0 if way.name == DENSE else way.held_bytes
-        if way.name == EAGER and not config.forward_only:
-            theory += eager_bytes(model, way, batch_size)
+        if way.name == EAGER:
+            # a pass without gradients has the scores of one layer at a time
+            scores = eager_bytes(model, way, batch_size)
+            theory += scores // len(model.shapes) if config.forward_only else scores
         if config.forward_only:
             theory += attention_bytes(model, batch_size, seq_len)
         else:
@@ -243,12 +245,12 @@ class _Bench:
 
     def _too_much(self, way: Way, theory: int) -> str:
         """Why a way is left out; empty where it fits."""
-        there = device_memory(self._config.device)
-        weights = sum(parameter.nbytes for parameter in self._model.module.parameters())
-        needed = weights + theory + (way.held_bytes * (_MASK_COPIES - 1) if way.name in (MASK, EAGER) else 0)
+        there = free_memory(self._config.device)
+        # the weights are there already
+        needed = theory + (way.held_bytes * (_MASK_COPIES - 1) if way.name in (MASK, EAGER) else 0)
         if there is None or needed <= there:
             return ""
-        return f"needs {needed / 1e9:.1f} GB by theory, and there are {there / 1e9:.1f} GB"
+        return f"needs {needed / 1e9:.1f} GB by theory, and {there / 1e9:.1f} GB are free"
 
     def _count_kept(self, seq_len: int) -> None:
         """Bytes for each token that the dense step keeps for its backward pass."""
