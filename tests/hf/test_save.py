@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -82,7 +83,9 @@ def test_a_plan_that_cannot_be_read_back_leaves_a_model_that_does_not_run(
     assert torch.equal(sparsify(loaded, mask)(ids).logits, expected)
 
 
-def test_a_model_with_a_vision_part_follows_the_plan_in_its_text_part(ids: torch.Tensor, tmp_path: Path) -> None:
+def test_a_model_with_a_vision_part_follows_the_plan_in_its_text_part(
+    ids: torch.Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from transformers import AutoModel, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaModel
 
     vision = CLIPVisionConfig(
@@ -97,10 +100,8 @@ def test_a_model_with_a_vision_part_follows_the_plan_in_its_text_part(ids: torch
     row = ids[:1].masked_fill(ids[:1] == 63, 5)
     row[0, 3:7] = 63
     allowed = torch.from_numpy(ow.bind(ow.Causal() & ow.Window(before=5), q_len=40, kv_len=40).to_dense())
-    expected = model.language_model(
-        inputs_embeds=model(input_ids=row, pixel_values=images, output_hidden_states=True).hidden_states[0],
-        attention_mask=allowed,
-    ).last_hidden_state
+    embedded = model(input_ids=row, pixel_values=images, output_hidden_states=True).hidden_states[0]
+    expected = model.language_model(inputs_embeds=embedded, attention_mask=allowed).last_hidden_state
     sparse = sparsify(model, ow.Causal() & ow.Window(before=5))
     result = sparse(input_ids=row, pixel_values=images).last_hidden_state
     torch.testing.assert_close(result, expected, rtol=0, atol=2e-6)
@@ -108,6 +109,19 @@ def test_a_model_with_a_vision_part_follows_the_plan_in_its_text_part(ids: torch
     loaded = AutoModel.from_pretrained(tmp_path).eval()
     assert torch.equal(loaded(input_ids=row, pixel_values=images).last_hidden_state, result)
     assert loaded.vision_tower.config._attn_implementation == "sdpa"
+    assert not [record for record in caplog.records if "dense again" in record.getMessage()]
+
+    def odd(batch: Any) -> list[ow.Annotations]:
+        return [ow.Annotations(len(ids), flags={"odd": (ids % 2 == 1).numpy()}) for ids in batch["input_ids"]]
+
+    # the text part is handed embeddings; the ids are those of the model around it
+    follows = sparsify(model, ow.Causal() & (ow.Window(before=5) | ow.Keys("odd")), annotate=odd)
+    marked = ow.bind(follows.plan.default, q_len=40, kv_len=40, annotations=odd({"input_ids": row})).to_dense()
+    expected = densify(copy.deepcopy(model)).language_model(
+        inputs_embeds=embedded, attention_mask=torch.from_numpy(marked)
+    )
+    result = follows(input_ids=row, pixel_values=images).last_hidden_state
+    torch.testing.assert_close(result, expected.last_hidden_state, rtol=0, atol=2e-6)
 
 
 def test_a_checkpoint_that_was_saved_sparse_can_be_made_dense(llama: Any, ids: torch.Tensor, tmp_path: Path) -> None:

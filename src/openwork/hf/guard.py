@@ -22,11 +22,12 @@ class CallGuard:
 
     Args:
         state: The model's.
+        config: The configuration of the part that follows the plan: that of a whole with vision and text says nothing.
         end: The hook that ends the call, where the plan reads facts.
     """
 
-    def __init__(self, state: ModelState, end: CallEnd | None = None) -> None:
-        self.state, self.end = state, end
+    def __init__(self, state: ModelState, config: Any, end: CallEnd | None = None) -> None:
+        self.state, self.config, self.end = state, config, end
 
     def __call__(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         """Raises for what sparse attention would lose without a word, and notes the ids for the annotator.
@@ -34,11 +35,11 @@ class CallGuard:
         Raises:
             ArgumentError: `output_attentions=True`, a head mask, or another model's cache.
         """
-        if implementation_of(module.config) != NAME:
+        if implementation_of(self.config) != NAME:
             self._tell_dense(module)
             return _without_text(args, kwargs)
         self.state.told_dense = False
-        if kwargs.get("output_attentions") or getattr(module.config, "output_attentions", False):
+        if kwargs.get("output_attentions") or getattr(self.config, "output_attentions", False):
             raise ArgumentError(
                 "output_attentions=True asks for the probabilities of all pairs, which sparse attention never builds. "
                 "Leave it out, or look at a dense copy: openwork.hf.densify(copy.deepcopy(model))."
@@ -50,16 +51,16 @@ class CallGuard:
                     "them a plan of their own with PerHead."
                 )
         if not self.state.told_mixed and not torch.compiler.is_compiling():
-            self._tell_mixed(module, kwargs)
-        check_cache(module.config, kwargs.get("past_key_values"))
+            self._tell_mixed(kwargs)
+        check_cache(self.config, kwargs.get("past_key_values"))
         if self.end is not None:
             self.end.tokens.append(enter_call(self.state, module, args, kwargs))
         return _without_text(args, kwargs)
 
-    def _tell_mixed(self, module: Any, kwargs: dict[str, Any]) -> None:
+    def _tell_mixed(self, kwargs: dict[str, Any]) -> None:
         """Says in one line that documents are not kept apart, where the caller most likely thinks they are."""
         positions, use_cache = kwargs.get("position_ids"), kwargs.get("use_cache")
-        use_cache = getattr(module.config, "use_cache", False) if use_cache is None else use_cache
+        use_cache = getattr(self.config, "use_cache", False) if use_cache is None else use_cache
         if not isinstance(positions, torch.Tensor) or positions.ndim != 2 or kwargs.get("attention_mask") is not None:
             return
         if use_cache and bool((positions[:, 1:] <= positions[:, :-1]).any()):
@@ -76,7 +77,7 @@ class CallGuard:
                 "%s is dense again: its attention implementation is %r now; set_attn_implementation(%r) goes back to "
                 "the plan, openwork.hf.densify(model) removes it.",
                 type(module).__name__,
-                implementation_of(module.config),
+                implementation_of(self.config),
                 NAME,
             )
 

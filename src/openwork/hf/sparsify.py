@@ -127,7 +127,7 @@ def plug(model: Any, plan: Plan, annotate: Any = None, backend: str = "auto") ->
             for layer in stack.layers:
                 set_layer_state(layer.module, LayerState(layer.path, state))
     if all(stack.module is not model for stack in stacks):
-        _add_hooks(model, state)
+        _add_hooks(model, stacks[-1], state)
     set_model_state(model, state)
     write_plan(model, stacks, plan)
     model.__dict__["plan"] = plan
@@ -174,7 +174,7 @@ def _plug_stack(stack: Stack, chosen: list[tuple[Pattern, Pattern]], state: Mode
         causal = bool(getattr(layer.module, "is_causal", True))
         set_layer_state(layer.module, LayerState(layer.path, state, pattern, decode, causal))
     stack.module.set_attn_implementation(NAME)
-    _add_hooks(stack.module, state)
+    _add_hooks(stack.module, stack, state)
 
 
 def plug_loaded(model: Any, plan: Plan) -> None:
@@ -182,9 +182,9 @@ def plug_loaded(model: Any, plan: Plan) -> None:
     plug(model, plan, MissingAnnotate() if plan.needs.keys() - {"document"} else None)
 
 
-def _add_hooks(module: Any, state: ModelState) -> None:
+def _add_hooks(module: Any, stack: Stack, state: ModelState) -> None:
     end = CallEnd([]) if state.annotate is not None else None
-    state.hooks.append(module.register_forward_pre_hook(CallGuard(state, end), with_kwargs=True))
+    state.hooks.append(module.register_forward_pre_hook(CallGuard(state, stack.module.config, end), with_kwargs=True))
     if end is not None:
         state.hooks.append(module.register_forward_hook(end, always_call=True))
 
