@@ -385,3 +385,28 @@ def test_ids_of_one_cache_are_not_taken_for_anothers(llama: Any, headed: torch.T
     result = sparse(written[:, 20:21], past_key_values=kept).logits
     expected = sparse(torch.cat([other, written[:, 20:21]], dim=1)).logits[:, -1:]
     torch.testing.assert_close(result, expected, **CLOSE)
+
+
+def test_layers_share_what_is_made_of_one_batch(
+    llama: Any, headed: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openwork.nn import layouts
+
+    asked, compiled = [], []
+    compile_layout = layouts.compile_layout
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        compiled.append(args)
+        return compile_layout(*args, **kwargs)
+
+    def annotate(batch: Mapping[str, Any]) -> list[ow.Annotations]:
+        asked.append(batch)
+        return sevens(batch)
+
+    monkeypatch.setattr(layouts, "compile_layout", counted)
+    sparse = sparsify(llama, PLAN, annotate=annotate)
+    sparse(headed)
+    assert (len(asked), len(compiled)) == (1, 1)
+    # another batch with the same facts needs no new layout
+    sparse(torch.where(headed == 7, 7, 9))
+    assert (len(asked), len(compiled)) == (2, 1)

@@ -181,6 +181,21 @@ def test_a_square_boolean_mask_is_not_taken_for_padding(llama: Any, ids: torch.T
         llama(ids[:1], attention_mask=torch.ones(40, 40, dtype=torch.bool).tril())
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [ow.Causal(), LOCAL, ow.Window(before=2, after=2), ow.First(keys=1) | ow.Window(before=1, after=1)],
+    ids=str,
+)
+def test_nor_where_the_batch_has_as_many_rows(llama: Any, pairs: Any, pattern: ow.Pattern) -> None:
+    sparsify(llama, LOCAL)
+    with pytest.raises(ArgumentError, match=r"attention_mask is \[8, 8\] and reads like pairs .*sparsify\(model, mask"):
+        llama(torch.full((8, 8), 5), attention_mask=pairs(pattern, 8)[0, 0])
+    for ends in ([8, 3, 8, 1, 5, 6, 7, 8], [8] * 7 + [2]):
+        padded = torch.arange(8)[None] < torch.tensor(ends)[:, None]
+        llama(torch.full((8, 8), 5), attention_mask=padded)
+        llama(torch.full((8, 8), 5), attention_mask=padded.flip(1))
+
+
 @pytest.mark.parametrize("kind", ["bool", "additive"])
 def test_a_4d_mask_is_anded_with_the_plan(llama: Any, ids: torch.Tensor, kind: str, pairs: Any, masked: Any) -> None:
     given = torch.ones(40, 40, dtype=torch.bool).tril()

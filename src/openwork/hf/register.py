@@ -112,6 +112,15 @@ def mask(
     return LazyMask(surroundings, kv_length, device)
 
 
+def _is_of_pairs(mask: BoolArray) -> bool:
+    """Whether a square mask, for a batch of as many rows, says which pairs may talk: padding stands at ends of rows."""
+    if len(mask) < 4 or mask.shape[0] != mask.shape[1] or not mask.diagonal().all():
+        return False
+    inside = (~mask[:, 0] & ~mask[:, -1]).any()
+    holes = (np.abs(np.diff(mask.astype(np.int8), axis=1)).sum(axis=1) > 1).any()
+    return bool(inside or holes or not np.triu(mask, 1).any())
+
+
 def _is_behind(own: OwnMask, valid: BoolArray) -> bool:
     """Whether all padding stands behind text that cannot see it: then all rows of a length share one layout."""
     causal = any(isinstance(part, Causal) for part in conjuncts(own.pattern))
@@ -127,19 +136,21 @@ def _valid(attention_mask: Tensor | None, batch: int, stop: int) -> Any:
             f"attention_mask has shape {list(attention_mask.shape)}; give [batch, tokens] for padding, or [batch, 1, "
             "q_len, kv_len] for pairs."
         )
-    if attention_mask.shape[0] != batch:
-        rows, columns = attention_mask.shape
-        square = ""
-        if rows == columns:
-            square = (
-                " A square boolean tensor [q, k] that says which pairs may talk is a plan: "
-                "openwork.hf.sparsify(model, mask)."
-            )
+    rows, columns = attention_mask.shape
+    square = ""
+    if rows == columns:
+        square = " A boolean tensor [q, k] of allowed pairs is a plan: openwork.hf.sparsify(model, mask)."
+    if rows != batch:
         raise ArgumentError(
             f"attention_mask is [{rows}, {columns}], but the batch has {batch} sequences; it says which tokens are no "
             f"padding, [batch, tokens].{square}"
         )
     array = attention_mask.detach().cpu().numpy().astype(np.bool_)[:, :stop]
+    if rows == columns and _is_of_pairs(array):
+        raise ArgumentError(
+            f"attention_mask is [{rows}, {columns}] and reads like pairs of tokens, not like padding of {batch} rows: "
+            f"row i has token i, and rows begin and end anywhere.{square}"
+        )
     if array.shape[1] < stop:
         array = np.pad(array, ((0, 0), (0, stop - array.shape[1])))
     return None if array.all() else array
