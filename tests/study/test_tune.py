@@ -94,7 +94,8 @@ def test_a_checkpoint_of_the_study_is_one_of_plain_transformers(checkpoint: Path
     config = StudyConfig.from_dict(read_json(checkpoint.parents[2] / "study.json")["config"])
     model = plain(checkpoint)
     assert "openwork_plan" not in json.loads((checkpoint / "config.json").read_text())
-    assert model.config.vocab_size == 257 and model.config._attn_implementation == "sdpa"
+    assert model.config.vocab_size == 257 and model.config.bos_token_id == model.config.eos_token_id == 256
+    assert model.config._attn_implementation == "sdpa"
     assert nats_of(model, config) == pytest.approx(records(config)["dense"].nats, rel=1e-5)
     text = next(texts.rglob("*.py")).read_text() + "\N{SNOWMAN}\t\N{PILE OF POO}"
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
@@ -113,8 +114,11 @@ def tuned(checkpoint: Path, texts: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_untuned_is_the_checkpoint_with_the_plan_put_on(tuned: dict[str, StudyResult], checkpoint: Path) -> None:
+    before = StudyConfig.from_dict(read_json(checkpoint.parents[2] / "study.json")["config"])
     for result in tuned.values():
         found = records(result.config)
+        # what the study that trained it measured, on the same text, cut and separated in the same way
+        assert found["dense"].untuned_nats == pytest.approx(records(before)["dense"].nats, rel=1e-6)
         assert found["dense"].untuned_nats == pytest.approx(nats_of(plain(checkpoint), result.config), rel=1e-5)
         sparse = sparsify(plain(checkpoint), NEAR.plan)
         assert found["near"].untuned_nats == pytest.approx(nats_of(sparse, result.config), rel=1e-5)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -93,6 +95,22 @@ def sparse(place: Path) -> Path:
     return place
 
 
+def damaged(place: Path) -> Path:
+    (folder(place) / "model.safetensors").write_bytes(b"none")
+    return place
+
+
+def no_config(place: Path) -> Path:
+    (folder(place) / "config.json").unlink()
+    return place
+
+
+def no_offsets(place: Path) -> Path:
+    (folder(place) / "tokenizer.json").unlink()
+    transformers.ByT5Tokenizer().save_pretrained(place)
+    return place
+
+
 TWO_HEADS = (contender_from_text("two: PerHead(Causal(), Causal())"),)
 REFUSED: dict[str, tuple[Make, str]] = {
     "no folder": (
@@ -159,7 +177,7 @@ def test_what_cannot_be_tuned_is_refused_in_words(options: Make, message: str, t
     with pytest.raises(OpenworkError, match=message):
         run(tiny(**{"tokenizer": ""} | options(tmp_path / "model")))
     # weights are looked at when the first run loads them
-    assert (tmp_path / "out").exists() == ("no weights for" in message)
+    assert (tmp_path / "out").exists() == ("no weights for" in message or "Safetensor" in message)
 
 
 def test_weights_that_change_while_a_study_is_at_work_are_refused(tiny: Tiny, tmp_path: Path) -> None:
@@ -168,4 +186,49 @@ def test_weights_that_change_while_a_study_is_at_work_are_refused(tiny: Tiny, tm
     run(config)
     transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=300, **SHAPE)).save_pretrained(place)
     with pytest.raises(StudyError, match=r"--model \(the file of .*model has changed\)"):
+        run(config)
+
+
+def test_what_a_model_of_transformers_raises_is_one_line(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder(tmp_path / "model", weights=False)
+    whole = transformers.models.llama.modeling_llama.LlamaMLP.forward
+
+    def fail(module: object, hidden: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            raise RuntimeError("no such shape\nat all")
+        return whole(module, hidden)
+
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaMLP.forward", fail)
+    with pytest.raises(StudyError, match=r"config.json: transformers raised RuntimeError: no such shape\.$"):
+        run(tiny(model=str(place / "config.json")))
+
+
+@pytest.mark.parametrize(
+    ("missing", "tune", "message"),
+    [
+        ("transformers", "all", r"a Hugging Face model needs transformers: pip install 'openwork\[hf\]'"),
+        ("peft", "lora", r"--tune lora needs peft: pip install 'openwork\[hf\]'"),
+    ],
+)
+def test_a_library_that_is_missing_is_named(
+    missing: str, tune: str, message: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(model=str(folder(tmp_path / "model")), tune=tune, tokenizer="")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(StudyError, match=message):
+        run(config)
+
+
+def test_a_model_that_cannot_be_written_is_one_line(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(model=str(folder(tmp_path / "model")), tune="all", tokenizer="", steps=1)
+
+    def full(*ignored: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("openwork.study.saved.transformers_tokenizer", full)
+    with pytest.raises(StudyError, match=r"cannot write the model to .*model: No space left on device\."):
         run(config)

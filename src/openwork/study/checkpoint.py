@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,8 @@ class CheckpointModel(StudyModel):
         if plan == DENSE_PLAN:
             densify(self.base)
         else:
-            sparsify(self.base, plan, annotate=self._annotate if plan.needs else None)
+            with quiet():
+                sparsify(self.base, plan, annotate=self._annotate if plan.needs else None)
         self._plan = plan
 
     def set_mask(self, mask: BlockLayout) -> None:
@@ -80,7 +82,8 @@ class CheckpointModel(StudyModel):
         allowed: Any = torch.as_tensor(mask.to_dense())
         # a mask of a study is the same for all sequences, and often for all heads
         allowed = allowed.flatten(0, -3) if allowed.ndim > 2 else allowed
-        sparsify(self.base, allowed[0] if allowed.ndim == 3 and len(allowed) == 1 else allowed)
+        with quiet():
+            sparsify(self.base, allowed[0] if allowed.ndim == 3 and len(allowed) == 1 else allowed)
         self.mask = mask
 
     def _annotate(self, *_: Any, **__: Any) -> Any:
@@ -141,7 +144,10 @@ def load_checkpoint_model(config: StudyConfig, source: CheckpointSource, vocab_s
         StudyError: transformers cannot load it, or weights are missing.
     """
     with quiet(), source.explained():
-        base = _with_weights(source) if config.tune is not None else _from_config(source, vocab_size)
+        if config.tune is not None:
+            base = _with_weights(source)
+        else:
+            base = _from_config(source, vocab_size, own_tokens=config.tokenizer == "model")
         model = CheckpointModel(base, source, config.tune)
         if config.checkpointing:
             # renamed in transformers 5.20
@@ -168,7 +174,7 @@ def checkpoint_facts(source: CheckpointSource, vocab_size: int) -> ModelFacts:
                 f"{configuration.model_type} is none that transformers' AutoModelForCausalLM knows."
             )
         with torch.device("meta"):
-            base = _from_config(source, vocab_size)
+            base = _from_config(source, vocab_size, own_tokens=False)
     stacks = stacks_of(base)
     if not all(stack.causal for stack in stacks):
         raise StudyError(
@@ -199,15 +205,16 @@ def _with_weights(source: CheckpointSource) -> Any:
     return densify(base)
 
 
-def _from_config(source: CheckpointSource, vocab_size: int) -> Any:
+def _from_config(source: CheckpointSource, vocab_size: int, *, own_tokens: bool) -> Any:
+    """A model with random weights; without tokens of its own it begins and ends a text with the study's separator."""
     transformers = require_transformers()
     configuration = transformers.AutoConfig.from_pretrained(str(source.config_path), local_files_only=True)
-    configuration.get_text_config().vocab_size = vocab_size
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(configuration, name, None)
-        if isinstance(value, int) and value >= vocab_size:
-            # of another vocabulary
-            setattr(configuration, name, None)
+    text = configuration.get_text_config()
+    text.vocab_size = vocab_size
+    if not own_tokens:
+        for part in (configuration, text):
+            part.bos_token_id = part.eos_token_id = vocab_size - 1
+            part.pad_token_id = None
     return transformers.AutoModelForCausalLM.from_config(configuration, dtype=torch.float32)
 
 
@@ -223,7 +230,8 @@ def _shape(layer: Layer, base: Any) -> LayerShape:
 def _own_patterns(base: Any) -> list[Pattern]:
     """What each layer of the model lets tokens see by itself, as one short call hands it over."""
     base.eval()
-    sparsify(base, Dense())
+    with quiet():
+        sparsify(base, Dense())
     try:
         base(input_ids=torch.zeros(1, _PROBE, dtype=torch.long), use_cache=False)
         return [layer.own for layer in layers_of(base)]
@@ -259,11 +267,13 @@ def _tuned(base: Any, attention: Sequence[nn.Module], tune: str | None) -> nn.Mo
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps transformers' own progress bars and notes off the terminal, where the study has its own."""
-    logging = require_transformers().utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    """Keeps progress bars and notes of the libraries off the terminal, where the study has its own."""
+    library, ours = require_transformers().utils.logging, logging.getLogger("openwork.hf")
+    level, bars, told = library.get_verbosity(), library.is_progress_bar_enabled(), ours.level
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    # that a plan is put on weights which were trained without it is what the study is about
+    ours.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             # PEFT calls what transformers has renamed, and tells of Conv1D what it then does by itself
@@ -271,6 +281,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="fan_in_fan_out")
             yield
     finally:
-        logging.set_verbosity(level)
+        ours.setLevel(told)
+        library.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            library.enable_progress_bar()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ TUNINGS = ("all", "attention", "lora")
 
 _CONFIG = "config.json"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_MODELS = "/transformers/models/"
+"""Where the code of transformers' models lies."""
 _CHUNK_BYTES = 1 << 22
 _SEPARATORS = ("bos_token_id", "eos_token_id")
 
@@ -158,7 +161,7 @@ class CheckpointSource:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turns what transformers raises for a folder that it cannot load into one line."""
+        """Turns what transformers raises for a folder or a model that it cannot use into one line."""
         try:
             yield
         except Exception as error:  # transformers raises whatever it likes
@@ -170,12 +173,14 @@ class CheckpointSource:
             return error
         message = (str(error).strip().splitlines() or [""])[0].strip().rstrip(".")
         return StudyError(
-            f"{self.argument} cannot be loaded: {type(error).__name__}{f': {message}' if message else ''}."
+            f"{self.argument}: transformers raised {type(error).__name__}{f': {message}' if message else ''}."
         )
 
     def line_of(self, error: BaseException) -> int | None:
-        """`None`: what goes wrong in a model of transformers has no line that is the user's."""
-        return None
+        """The innermost line of transformers' models that the error went through; `None` where it went through none."""
+        frames = traceback.extract_tb(error.__traceback__)
+        models = [frame.lineno for frame in frames if _MODELS in Path(frame.filename).as_posix()]
+        return models[-1] if models else None
 
 
 def require_transformers() -> Any:
