@@ -107,7 +107,7 @@ def test_beams_choose_their_sequences() -> None:
 
 
 def test_beams_choose_among_prompts_of_different_lengths() -> None:
-    module, x, cache, rows = layer(LOCAL), hidden(), AttentionCache(), torch.tensor([1, 0, 1])
+    module, x, cache, rows = layer(LOCAL), hidden(), AttentionCache(), torch.tensor([1, 0])
     positions = torch.stack([torch.arange(LENGTH), torch.arange(LENGTH) - 6]).clamp(min=-1)
     with torch.no_grad():
         for start, stop in ((0, 20), (20, 21)):
