@@ -130,3 +130,25 @@ def test_a_checkpoint_that_was_saved_sparse_can_be_made_dense(llama: Any, ids: t
     loaded = densify(type(llama).from_pretrained(tmp_path))
     assert loaded.config._attn_implementation == "sdpa"
     torch.testing.assert_close(loaded(ids).logits, expected)
+
+
+def test_a_part_that_was_made_sparse_alone_comes_back_sparse(tmp_path: Path) -> None:
+    from transformers import AutoModel, CLIPConfig, CLIPModel
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": 64, "max_position_embeddings": 20}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 8})).eval()
+    images = torch.randn(1, 3, 32, 32)
+    dense = model.get_image_features(images)
+    dense = getattr(dense, "pooler_output", dense)
+    plan = ow.Plan(default=ow.Grid(shape=(4, 4), kernel=3, offset=1) | ow.First(keys=1) | ow.First(queries=1))
+    sparsify(model.vision_model, plan)
+    expected = model.get_image_features(images)
+    expected = getattr(expected, "pooler_output", expected)
+    assert (expected - dense).abs().max() > 1e-6
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    assert loaded.vision_model.plan == plan
+    result = loaded.get_image_features(images)
+    assert torch.equal(getattr(result, "pooler_output", result), expected)
+    assert loaded.text_model.config._attn_implementation == "sdpa"

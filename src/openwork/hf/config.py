@@ -55,8 +55,19 @@ def _is_sparse(model: PreTrainedModel) -> bool:
     return any(implementation_of(part.config) == NAME for part in model.modules() if isinstance(part, PreTrainedModel))
 
 
-def _restore(model: PreTrainedModel, plug: Callable[[PreTrainedModel, Plan], Any]) -> None:
-    """Makes a loaded model sparse where its configuration says so."""
+def _parts(model: PreTrainedModel) -> list[PreTrainedModel]:
+    """The outermost parts of a model that have a configuration of their own with a plan in it."""
+    found: dict[str, PreTrainedModel] = {}
+    for path, part in model.named_modules():
+        if not isinstance(part, PreTrainedModel) or part.config is model.config or not hasattr(part.config, _PLAN):
+            continue
+        if not any(path.startswith(f"{outer}.") for outer in found):
+            found[path] = part
+    return list(found.values())
+
+
+def _restore(model: PreTrainedModel, plug: Callable[[PreTrainedModel, Plan], Any], whole: bool = True) -> None:
+    """Makes a loaded model sparse where its configuration says so; `whole` is False for a part of one."""
     try:
         plan = saved_plan(model)
     except OpenworkError as error:
@@ -67,7 +78,12 @@ def _restore(model: PreTrainedModel, plug: Callable[[PreTrainedModel, Plan], Any
         )
         return
     if plan is None:
+        # a part that was made sparse alone; the whole says nothing of it, and resets the name in its configuration
+        for part in _parts(model):
+            _restore(part, plug, whole=False)
         return
+    if not whole and not _is_sparse(model):
+        model.set_attn_implementation(NAME)
     if not _is_sparse(model):
         _LOG.warning(
             "this checkpoint has the plan %r, but was loaded with attn_implementation=%r and runs dense.",
