@@ -80,10 +80,11 @@ def overrun(isa: str, on_heap: bool) -> None:
     """Reads one query too many."""
     key = torch.randn(1, 1, 70, 8)
     query = key.clone() if on_heap else guarded((1, 1, 70, 8), torch.float32, "end")
-    pointer, *rest = cpu_operators._tuple(query)
+    pointer, *rest = cpu_operators.tensor_words(query)
     beyond = pointer + 8 * query.element_size(), *rest
     others = [
-        cpu_operators._tuple(x) for x in (key, key, None, None, torch.empty_like(key), torch.empty(1, 1, 70), None)
+        cpu_operators.tensor_words(x)
+        for x in (key, key, None, None, torch.empty_like(key), torch.empty(1, 1, 70), None)
     ]
     words = lower(BlockLayout.from_mask(np.ones((70, 70), dtype=bool)))
     options = kernels().Options(scale=1.0, softcap=0.0, dropout_p=0.0, seed=0, threads=1, poisoned=False)

@@ -48,7 +48,7 @@ def grid(part: dict[str, np.ndarray], prefix: str, shape: tuple[int, int]) -> np
     table = np.full(shape, -1)
     for i in range(shape[0]):
         for first, stop in part[prefix + "full_runs"][slice(*part[prefix + "full_offsets"][i : i + 2])]:
-            assert (table[i, first:stop] == -1).all() and first < stop
+            assert (table[i, first:stop] == -1).all() and 0 <= first < stop <= shape[1]
             table[i, first:stop] = -2
         entries = slice(*part[prefix + "partial_offsets"][i : i + 2])
         columns = part[prefix + "partial_block"][entries]
