@@ -212,10 +212,8 @@ def test_a_checkpoint_that_was_saved_sparse_begins_dense(
 def test_a_run_that_was_stopped_anywhere_ends_like_an_unbroken_one(
     tune: str, checkpoint: Path, texts: Path, tmp_path: Path
 ) -> None:
-    contender = replace(NEAR, name="near")
-    result = study(
-        texts, tmp_path / "whole", model=str(checkpoint), tune=tune, contenders=(contender,), dense_steps=2, seeds=1
-    )
+    options: dict[str, Any] = {"model": str(checkpoint), "tune": tune, "contenders": (NEAR,), "dense_steps": 2}
+    result = study(texts, tmp_path / "whole", **options)
     config, data = result.config, load_data(result.config, StudyFolder(result.config.out))
     asked, sessions = 0, 0
 
@@ -280,14 +278,25 @@ def test_a_plan_that_follows_the_text_is_put_on_and_tuned(checkpoint: Path, text
     assert plain(saved).config._attn_implementation == "sdpa"
 
 
-def test_local_layers_of_the_model_stay_local_and_count(texts: Path, tmp_path: Path) -> None:
-    local = shape(sliding_window=8, num_hidden_layers=2)
-    transformers.MistralConfig(vocab_size=9, **local).save_pretrained(tmp_path / "begun")
+def local(kind: str) -> Any:
+    """A configuration whose layers see 8 keys, or a chunk of 8, by themselves."""
+    if kind == "window":
+        return transformers.MistralConfig(vocab_size=9, **shape(sliding_window=8))
+    more = shape(attention_chunk_size=8, num_local_experts=2, intermediate_size_mlp=32, head_dim=8)
+    return transformers.Llama4TextConfig(vocab_size=9, **more)
+
+
+@pytest.mark.parametrize("kind", ["window", "chunk"])
+def test_local_layers_of_the_model_stay_local_and_count(kind: str, texts: Path, tmp_path: Path) -> None:
+    local(kind).save_pretrained(tmp_path / "begun")
     wide = contender_from_text("wide: Causal() & Window(before=30)")
     config = str(tmp_path / "begun" / "config.json")
-    result = study(texts, tmp_path / "out", model=config, tokenizer="bytes", contenders=(wide, NEAR), steps=1)
-    allowed = [sum(min(row + 1, keys) for row in range(96)) / 96**2 for keys in (8, 8, 4)]
-    assert [row.density for row in result.rows] == pytest.approx(allowed)
+    result = study(texts, tmp_path / "out", model=config, tokenizer="bytes", contenders=(wide, NEAR), steps=2)
+    q, k = np.mgrid[:96, :96]
+    own = (k <= q) & (q - k < 8 if kind == "window" else q // 8 == k // 8)
+    allowed = [float(mask.mean()) for mask in (own, own & (q - k <= 30), own & (q - k <= 3))]
+    for record, density in zip(result.records, allowed, strict=True):
+        assert record.density == pytest.approx([density] * 2)
     assert records(result.config)["dense"].losses == pytest.approx(records(result.config)["wide"].losses, rel=1e-5)
 
 

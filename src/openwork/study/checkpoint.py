@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from openwork.errors import StudyError
 from openwork.hf import densify, layers_of, sparsify
 from openwork.hf.layers import Layer, stacks_of
+from openwork.hf.own import both
 from openwork.hf.state import model_state
 from openwork.layout import BlockLayout
 from openwork.nn import LayoutCache
@@ -101,7 +102,10 @@ class CheckpointModel(StudyModel):
         state = model_state(self.base)
         # that of the sparsified model, which then finds each layout that was compiled here
         cache = self._cache if state is None else state.cache
-        patterns = self._own if state is None else [layer.pattern for layer in layers_of(self.base)]
+        patterns = [
+            both(self._plan.for_layer(number, len(self._own)), own) if state is not None else own
+            for number, own in enumerate(self._own)
+        ]
         made = Prepared(
             cache.layout(pattern, q_len=seq_len, kv_len=seq_len, annotations=annotations) for pattern in patterns
         )
