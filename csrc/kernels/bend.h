@@ -1,7 +1,7 @@
 // What bends scores or drops pairs: softcap, ALiBi and hash dropout, on the rows of a tile in memory; and the sink.
 #pragma once
 
-#include "jobs.h"
+#include "rows.h"
 
 namespace openwork::OPENWORK_ISA {
 namespace {

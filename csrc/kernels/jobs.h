@@ -72,14 +72,27 @@ struct Units {
     }
 };
 
-// Bytes of packed memory that a wave may take; a single job may take more.
-inline int64_t wave_bytes(const Call& call) {
+// Which jobs form the next wave: few, so that packed memory is small and stays near, but enough units for all threads.
+struct WaveSize {
+    int64_t bytes, units;
+    int64_t most_bytes, enough_units;
+
+    // Whether a job that packs so many bytes and has so many units joins; the first of a wave always does.
+    bool take(int64_t more_bytes, int64_t more_units) {
+        const bool tiny = bytes + more_bytes <= (int64_t{1} << 20);
+        if (bytes > 0 && !tiny && (units >= enough_units || bytes + more_bytes > most_bytes)) return false;
+        bytes += more_bytes;
+        units += more_units;
+        return true;
+    }
+};
+
+inline WaveSize wave_size(const Call& call, const Runner& runner, int64_t units_for_each_thread) {
     int64_t floats = 0;
     const Tensor* inputs[] = {&call.query, &call.key, &call.value};
-    for (const Tensor* x : inputs)
-        floats += x->shape[0] * x->shape[1] * x->shape[2] * x->shape[3];
+    for (const Tensor* x : inputs) floats += x->shape[0] * x->shape[1] * x->shape[2] * x->shape[3];
     const int64_t half = floats * 4 / 2, least = int64_t{32} << 20;
-    return half > least ? half : least;
+    return {0, 0, half > least ? half : least, runner.threads() * units_for_each_thread};
 }
 
 }  // namespace

@@ -108,16 +108,17 @@ OPENWORK_INLINE Vector where_set(uint64_t bits, Vector x, Vector otherwise) {
 
 // 2^x to about one unit in the last place; 0 for x = -inf and wherever the result would be denormal.
 //
-// x is split into a whole number and a rest; a polynomial of degree five (relative error 9e-8, exactly 1 at 0) takes
+// x is split into a whole number and a rest; a polynomial of degree six (relative error 2e-9, exactly 1 at 0) takes
 // the rest, and the whole number goes into the exponent.
 OPENWORK_INLINE Vector exp2_of(Vector x) {
 #if defined(__AVX512F__)
     // the rest is x - floor(x), 0 for infinities; scalef multiplies by 2^floor(x)
     const Vector rest = _mm512_reduce_ps(x, 0x09);
-    Vector p = rest * splat(0.0018671444850042462f) + splat(0.00901699997484684f);
-    p = p * rest + splat(0.0557999350130558f);
-    p = p * rest + splat(0.24016444385051727f);
-    p = p * rest + splat(0.6931512951850891f);
+    Vector p = rest * splat(0.0002161304437322542f) + splat(0.0012467812048271298f);
+    p = p * rest + splat(0.009675455279648304f);
+    p = p * rest + splat(0.055485278367996216f);
+    p = p * rest + splat(0.2402293086051941f);
+    p = p * rest + splat(0.6931470632553101f);
     p = p * rest + splat(1.0f);
     return _mm512_scalef_ps(p, x);
 #else
@@ -125,10 +126,11 @@ OPENWORK_INLINE Vector exp2_of(Vector x) {
     const Vector kept = larger(x, low);
     const Vector shifted = kept + magic;
     const Vector rest = kept - (shifted - magic);
-    Vector p = rest * splat(0.0013264735462144017f) + splat(0.00967151764780283f);
-    p = p * rest + splat(0.05550733953714371f);
-    p = p * rest + splat(0.24022242426872253f);
-    p = p * rest + splat(0.6931470036506653f);
+    Vector p = rest * splat(0.0001535337360110134f) + splat(0.0013398878509178758f);
+    p = p * rest + splat(0.00961843691766262f);
+    p = p * rest + splat(0.055503323674201965f);
+    p = p * rest + splat(0.24022647738456726f);
+    p = p * rest + splat(0.6931471824645996f);
     p = p * rest + splat(1.0f);
     const Vector scaled = (Vector)((Ints)p + ((Ints)shifted << 23));
     return x < low ? splat(0.0f) : scaled;

@@ -3,28 +3,26 @@
 //     S = Q K'     P = 2^(S - lse)     dP = dO V'     dS = P (dP - delta)
 //     dV += P' dO     dK += dS' Q     dQ += dS K
 //
-// with delta = dO . O of a row (less the gradient of its lse). Everything is packed once for each part: queries, their
-// gradients and keys by rows, keys and values also transposed. P and dS of a block lie in the first-level cache
-// (2 x 16 KB); the gradients of a key block stay in scratch memory until the unit moves on to the next one.
+// with delta = dO . O of a row (less the gradient of its lse); gradients.h has the block. Everything is packed once for
+// each part: queries, their gradients and keys by rows, keys and values also transposed.
 //
 // The order of sums. The key blocks of a part are cut into n segments, its query blocks likewise, and a cell is one of
 // each. Cells that share no segment run at the same time: step t of n runs the cells (k, (k + t) mod n). So each unit
 // adds to rows that nobody else touches in that step, every sum has one order, and no partial sums need memory. n
 // depends on the layout and on the number of heads alone.
 
-#include "../kernels/bend.h"
-#include "../kernels/tile.h"
+#include "../kernels/gradients.h"
+#include "../kernels/jobs.h"
 
 namespace openwork::OPENWORK_ISA {
 namespace {
 
 constexpr int64_t kCells = 32;      // cells that may run at the same time, over all jobs, where there are as many blocks
+constexpr int64_t kUnitsForEachThread = 4;
 constexpr int64_t kChunkRows = 256;  // rows that one unit prepares or rounds
 
-struct Pass {
+struct Pass : Shapes {
     const Backward* args;
-    int64_t head_dim, v_head_dim, padded, v_padded;
-    bool bends;
     Jobs jobs;
     float *lse2, *delta;                         // [batch, q_heads, q_len]; lse2 natural where scores are bent
     float *grad_query, *grad_key, *grad_value;   // float32 sums, nullptr: not wanted
@@ -37,24 +35,6 @@ struct Pass {
     Units units;
     float **packed_keys, **packed_queries;  // for each job of the wave
 };
-
-struct KeyBlock {
-    const float *transposed, *rows, *values_transposed;
-};
-
-struct QueryBlock {
-    const float *rows, *grads, *lse2, *delta;
-};
-
-KeyBlock key_block(const Pass& pass, const float* packed) {
-    const float* rows = packed + pass.head_dim * kBlock;
-    return {packed, rows, rows + pass.padded * kBlock};
-}
-
-QueryBlock query_block(const Pass& pass, const float* packed) {
-    const float *grads = packed + pass.padded * kBlock, *lse2 = grads + pass.v_padded * kBlock;
-    return {packed, grads, lse2, lse2 + kBlock};
-}
 
 int64_t row_number(const Pass& pass, int64_t batch, int64_t head, int64_t row) {
     const Tensor& query = pass.args->call.query;
@@ -155,209 +135,6 @@ void pack_queries_unit(void* context, int64_t unit, Scratch&) {
     }
 }
 
-// Scratch memory of a unit, and what it works on.
-struct Work {
-    float *probs, *grad_scores;       // [64][64]: P (with dropout), dS
-    float *key_sums, *value_sums;     // [64][padded]: dK, dV of the key block
-    float *factors, *slope_of_cap;    // [64] of one row: dropout, the cap's derivative
-    float* query_sums;                // [6][padded]: dQ where rows end within a vector
-    Bend bend;
-    bool simple;  // nothing bends scores or drops pairs
-    const int32_t *q_order, *kv_order;
-    double* slope_sum;
-    // of each group of six rows: which vectors of keys it sees
-    int first[kBlock / kTileRows + 1], stop[kBlock / kTileRows + 1];
-};
-
-template <int rows, int vectors, bool masked>
-OPENWORK_INLINE void simple_tile(const Pass& pass, const Work& work, const QueryBlock& q, const KeyBlock& k, int row,
-                                 int first, const uint64_t* bits) {
-    const int at = row * kBlock + first * kLanes;
-    Vector probs[rows][vectors];
-    clear(probs);
-    multiply_add(probs, q.rows + row * pass.padded, pass.padded, 1, k.transposed + first * kLanes, kBlock,
-                 pass.head_dim);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-        const Vector lse2 = splat(q.lse2[row + r]);
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) {
-            Vector p = exp2_of(probs[r][v] - lse2);
-            if constexpr (masked) p = where_set(bits[r] >> ((first + v) * kLanes), p, splat(0.0f));
-            store(work.probs + at + r * kBlock + v * kLanes, p);
-        }
-    }
-    Vector grads[rows][vectors];
-    clear(grads);
-    multiply_add(grads, q.grads + row * pass.v_padded, pass.v_padded, 1, k.values_transposed + first * kLanes, kBlock,
-                 pass.v_head_dim);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-        const Vector delta = splat(q.delta[row + r]);
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) {
-            const int to = at + r * kBlock + v * kLanes;
-            Vector ds = load(work.probs + to) * (grads[r][v] - delta);
-            // infinity times 0: a forbidden value may be too large
-            if constexpr (masked) ds = where_set(bits[r] >> ((first + v) * kLanes), ds, splat(0.0f));
-            store(work.grad_scores + to, ds);
-        }
-    }
-}
-
-// The plain product of one tile, into memory.
-template <int rows>
-void product_tile(float* to, const float* a, int64_t a_step, const float* b, int64_t depth) {
-    for_vectors(0, kBlockVectors, [&]<int vectors>(int first) {
-        Vector sums[rows][vectors];
-        clear(sums);
-        multiply_add(sums, a, a_step, 1, b + first * kLanes, kBlock, depth);
-        for (int r = 0; r < rows; ++r)
-            for (int v = 0; v < vectors; ++v) store(to + r * kBlock + (first + v) * kLanes, sums[r][v]);
-    });
-}
-
-// The same with softcap, ALiBi or dropout, row by row.
-template <int rows>
-void bent_tile(const Pass& pass, const Work& work, const QueryBlock& q, const KeyBlock& k, int row,
-               const uint64_t* bits) {
-    float *probs = work.probs + row * kBlock, *grads = work.grad_scores + row * kBlock;
-    product_tile<rows>(probs, q.rows + row * pass.padded, pass.padded, k.transposed, pass.head_dim);
-    product_tile<rows>(grads, q.grads + row * pass.v_padded, pass.v_padded, k.values_transposed, pass.v_head_dim);
-    const Bend& bend = work.bend;
-    for (int r = 0; r < rows; ++r, probs += kBlock, grads += kBlock) {
-        const int32_t query = work.q_order[row + r];
-        if (bend.scores()) bend_row(probs, bend, query, work.kv_order, work.slope_of_cap);
-        if (bend.dropout) keep_row(work.factors, bend, query, work.kv_order);
-        const Vector lse = splat(q.lse2[row + r]), delta = splat(q.delta[row + r]), none = splat(0.0f);
-        const Vector base = splat(pass.bends ? kLog2e : 1.0f);
-        const uint64_t allowed = query < 0 ? 0 : bits == nullptr ? ~uint64_t{0} : bits[r];
-        for (int c = 0; c < kBlock; c += kLanes) {
-            const Vector p = where_set(allowed >> c, exp2_of((load(probs + c) - lse) * base), none);
-            Vector grad = load(grads + c), dropped = p;
-            if (bend.dropout) {
-                grad *= load(work.factors + c);
-                dropped *= load(work.factors + c);
-            }
-            store(probs + c, dropped);
-            store(grads + c, where_set(allowed >> c, p * (grad - delta), none));
-        }
-        if (bend.alibi && work.slope_sum != nullptr) {
-            float apart[kBlock];
-            distances(apart, bend, query, work.kv_order);
-            double sum = 0.0;
-            for (int c = 0; c < kBlock; ++c) sum -= static_cast<double>(grads[c]) * static_cast<double>(apart[c]);
-            *work.slope_sum += sum;
-        }
-        if (bend.softcap != 0.0f)
-            for (int c = 0; c < kBlock; ++c) grads[c] *= work.slope_of_cap[c];
-    }
-}
-
-template <int rows, bool masked>
-void probs_tile(const Pass& pass, Work& work, const QueryBlock& q, const KeyBlock& k, int row, const uint64_t* bits) {
-    int first = 0, stop = kBlockVectors;
-    if constexpr (masked) {
-        uint64_t any = 0;
-        for (int r = 0; r < rows; ++r) any |= bits[r];
-        first = any == 0 ? 0 : __builtin_ctzll(any) / kLanes;
-        stop = any == 0 ? 0 : (63 - __builtin_clzll(any)) / kLanes + 1;
-    }
-    work.first[row / kTileRows] = first;
-    work.stop[row / kTileRows] = stop;
-    if (!work.simple) {
-        bent_tile<rows>(pass, work, q, k, row, masked ? bits : nullptr);
-        return;
-    }
-    for_vectors(first, stop - first, [&]<int vectors>(int v) {
-        simple_tile<rows, vectors, masked>(pass, work, q, k, row, v, bits);
-    });
-    for (int r = row; masked && r < row + rows; ++r) {
-        for (int v = 0; v < kBlockVectors; ++v) {
-            if (v >= first && v < stop) continue;
-            store(work.probs + r * kBlock + v * kLanes, splat(0.0f));
-            store(work.grad_scores + r * kBlock + v * kLanes, splat(0.0f));
-        }
-    }
-}
-
-// Calls `tile.template operator()<rows>(row)` for groups of six rows that hold rows below `count`, and a last one of four.
-template <typename Tile>
-OPENWORK_INLINE void for_rows(int count, Tile&& tile) {
-    int row = 0;
-    for (; row < count && row + kTileRows <= kBlock; row += kTileRows) tile.template operator()<kTileRows>(row);
-    if (row < count) tile.template operator()<kBlock % kTileRows>(row);
-}
-
-// Rows of queries that see any of the keys [key, key + kTileRows), as whole groups.
-OPENWORK_INLINE void seeing_rows(const Work& work, int num_rows, int key, int& first, int& stop) {
-    const int low = key / kLanes, high = (key + kTileRows - 1) / kLanes;
-    first = kBlock;
-    stop = 0;
-    for (int row = 0; row < num_rows; row += kTileRows) {
-        const int group = row / kTileRows;
-        if (work.first[group] > high || work.stop[group] <= low) continue;
-        if (first == kBlock) first = row;
-        stop = row + kTileRows < num_rows ? row + kTileRows : num_rows;
-    }
-}
-
-void add_rows(float* to, const float* from, int64_t columns, float factor) {
-    for (int64_t c = 0; c < columns; ++c) to[c] += from[c] * factor;
-}
-
-// dQ where rows end within a vector: by way of scratch memory.
-template <int rows>
-void add_short_rows(const Pass& pass, const Work& work, float* const* to, const Factors& f) {
-    zero(work.query_sums, rows * pass.padded);
-    add_product<rows>(work.query_sums, pass.padded, pass.padded, f);
-    for (int r = 0; r < rows; ++r)
-        if (to[r] != nullptr) add_rows(to[r], work.query_sums + r * pass.padded, pass.head_dim, pass.args->call.scale);
-}
-
-// One block of one query head.
-void backward_block(const Pass& pass, Work& work, const QueryBlock& q, const KeyBlock& k, const uint64_t* mask,
-                    int num_rows, float* const* grad_rows) {
-    for_rows(num_rows, [&]<int rows>(int row) {
-        if (mask != nullptr)
-            probs_tile<rows, true>(pass, work, q, k, row, mask + row);
-        else
-            probs_tile<rows, false>(pass, work, q, k, row, nullptr);
-    });
-    if (pass.grad_query != nullptr) {
-        for_rows(num_rows, [&]<int rows>(int row) {
-            const int first = work.first[row / kTileRows] * kLanes, stop = work.stop[row / kTileRows] * kLanes;
-            if (first >= stop) return;
-            const Factors f{work.grad_scores + row * kBlock + first, kBlock, 1, k.rows + first * pass.padded,
-                            pass.padded, stop - first};
-            if (pass.head_dim == pass.padded)
-                add_product<rows>(grad_rows + row, pass.head_dim, f, pass.args->call.scale);
-            else
-                add_short_rows<rows>(pass, work, grad_rows + row, f);
-        });
-    }
-    for_rows(kBlock, [&]<int rows>(int key) {
-        int first, stop;
-        seeing_rows(work, num_rows, key, first, stop);
-        if (first >= stop) return;
-        if (pass.grad_value != nullptr) {
-            const Factors f{work.probs + first * kBlock + key, 1, kBlock, q.grads + first * pass.v_padded,
-                            pass.v_padded, stop - first};
-            add_product<rows>(work.value_sums + key * pass.v_padded, pass.v_padded, pass.v_padded, f);
-        }
-    });
-    for_rows(kBlock, [&]<int rows>(int key) {
-        int first, stop;
-        seeing_rows(work, num_rows, key, first, stop);
-        if (first >= stop) return;
-        if (pass.grad_key != nullptr) {
-            const Factors f{work.grad_scores + first * kBlock + key, 1, kBlock, q.rows + first * pass.padded,
-                            pass.padded, stop - first};
-            add_product<rows>(work.key_sums + key * pass.padded, pass.padded, pass.padded, f);
-        }
-    });
-}
-
 // One query block of one head against the key block at work.
 void visit(const Pass& pass, const Job& job, Work& work, int64_t at, int64_t head, int64_t block, const KeyBlock& k,
            const uint64_t* mask) {
@@ -398,18 +175,6 @@ int64_t cells_of(const Pass& pass, const Part& part) {
     const int64_t most = part.q_blocks > part.kv_blocks ? part.q_blocks : part.kv_blocks;
     const int64_t wanted = (kCells + pass.jobs.count - 1) / pass.jobs.count;
     return wanted < most ? wanted : most;
-}
-
-Work make_work(const Pass& pass, Scratch& scratch) {
-    Work work{};
-    work.probs = scratch.floats(kBlock * kBlock);
-    work.grad_scores = scratch.floats(kBlock * kBlock);
-    work.key_sums = scratch.floats(kBlock * pass.padded);
-    work.value_sums = scratch.floats(kBlock * pass.v_padded);
-    work.query_sums = scratch.floats(kTileRows * pass.padded);
-    work.factors = scratch.floats(kBlock);
-    work.slope_of_cap = scratch.floats(kBlock);
-    return work;
 }
 
 void cell_unit(void* context, int64_t unit, Scratch& scratch) {
@@ -523,21 +288,19 @@ void run_wave(Pass& pass, int64_t jobs, Runner& runner) {
 }
 
 void run_waves(Pass& pass, Runner& runner) {
-    const int64_t budget = wave_bytes(pass.args->call);
     char* memory = nullptr;
     int64_t room = 0;
     for (int64_t first = 0, stop; first < pass.jobs.count; first = stop) {
-        int64_t bytes = 0;
+        WaveSize wave = wave_size(pass.args->call, runner, kUnitsForEachThread);
         for (stop = first; stop < pass.jobs.count; ++stop) {
             const Job& job = pass.jobs.at[stop];
-            const int64_t keys = most_blocks(job, false) * pass.key_floats;
-            const int64_t more = 4 * (keys + most_blocks(job, true) * job.num_heads * pass.query_floats);
-            if (stop > first && bytes + more > budget) break;
-            pass.packed_keys[stop - first] = reinterpret_cast<float*>(bytes);
-            pass.packed_queries[stop - first] = reinterpret_cast<float*>(bytes + 4 * keys);
-            bytes += more;
+            const int64_t at = wave.bytes, keys = most_blocks(job, false) * pass.key_floats * 4;
+            const int64_t queries = most_blocks(job, true) * job.num_heads * pass.query_floats * 4;
+            if (!wave.take(keys + queries, kCells / pass.jobs.count + 1)) break;
+            pass.packed_keys[stop - first] = reinterpret_cast<float*>(at);
+            pass.packed_queries[stop - first] = reinterpret_cast<float*>(at + keys);
         }
-        if (bytes > room) memory = static_cast<char*>(runner.alloc(room = bytes));
+        if (wave.bytes > room) memory = static_cast<char*>(runner.alloc(room = wave.bytes));
         for (int64_t j = 0; j < stop - first; ++j) {
             pass.packed_keys[j] = reinterpret_cast<float*>(memory + reinterpret_cast<intptr_t>(pass.packed_keys[j]));
             pass.packed_queries[j] =
@@ -594,6 +357,10 @@ void backward(const Backward& args, Runner& runner) {
     pass.bends = bends_scores(args.call);
     pass.key_factor = pass.bends ? 1.0f : kLn2;
     pass.jobs = make_jobs(args.call, runner);
+    pass.scale = args.call.scale;
+    pass.wants_query = args.grad_query.data != nullptr;
+    pass.wants_key = args.grad_key.data != nullptr;
+    pass.wants_value = args.grad_value.data != nullptr;
     allocate(pass, runner);
     const int64_t heads = args.call.query.shape[0] * args.call.query.shape[1];
     runner.run(heads * pass.chunks, prepare_unit, &pass);

@@ -6,6 +6,7 @@
 // one sequence can keep several threads busy; chunks are merged in their order.
 
 #include "../kernels/attend.h"
+#include "../kernels/jobs.h"
 
 namespace openwork::OPENWORK_ISA {
 namespace {

@@ -4,11 +4,13 @@
 // maximum and the denominator of each row beside: the parts are merged exactly, in their order, and normalised at the end.
 
 #include "../kernels/attend.h"
+#include "../kernels/jobs.h"
 
 namespace openwork::OPENWORK_ISA {
 namespace {
 
 constexpr int kPackedBlocks = 4;  // key blocks that one unit packs
+constexpr int64_t kUnitsForEachThread = 16;
 
 struct Pass {
     const Forward* args;
@@ -205,17 +207,15 @@ void forward(const Forward& args, Runner& runner) {
     if (pass.jobs.max_parts > 1) prepare_state(pass, runner);
     pass.units.first = static_cast<int64_t*>(runner.alloc((pass.jobs.count + 1) * 8));
     pass.packed = static_cast<float**>(runner.alloc((pass.jobs.count + 1) * 8));
-    const int64_t budget = wave_bytes(args.call);
     char* memory = nullptr;
     int64_t room = 0;
     for (int64_t first = 0, stop; first < pass.jobs.count; first = stop) {
-        int64_t bytes = 0;
+        WaveSize wave = wave_size(args.call, runner, kUnitsForEachThread);
         for (stop = first; stop < pass.jobs.count; ++stop) {
-            const int64_t more = packed_bytes(pass, pass.jobs.at[stop]);
-            if (stop > first && bytes + more > budget) break;
-            bytes += more;
+            const Job& job = pass.jobs.at[stop];
+            if (!wave.take(packed_bytes(pass, job), job.num_heads * args.call.query.shape[2] / kBlock)) break;
         }
-        if (bytes > room) memory = static_cast<char*>(runner.alloc(room = bytes));
+        if (wave.bytes > room) memory = static_cast<char*>(runner.alloc(room = wave.bytes));
         char* at = memory;
         for (int64_t j = first; j < stop; ++j) {
             pass.packed[j - first] = reinterpret_cast<float*>(at);
