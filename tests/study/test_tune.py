@@ -214,7 +214,8 @@ def test_a_run_that_was_stopped_anywhere_ends_like_an_unbroken_one(
 ) -> None:
     options: dict[str, Any] = {"model": str(checkpoint), "tune": tune, "contenders": (NEAR,), "dense_steps": 2}
     result = study(texts, tmp_path / "whole", **options)
-    config, data = result.config, load_data(result.config, StudyFolder(result.config.out))
+    config = replace(result.config, checkpoint_seconds=0.0)
+    data = load_data(config, StudyFolder(config.out))
     asked, sessions = 0, 0
 
     def stop() -> bool:
@@ -222,9 +223,7 @@ def test_a_run_that_was_stopped_anywhere_ends_like_an_unbroken_one(
         asked += 1
         return asked % (2 + sessions % 3) == 0
 
-    place = tmp_path / "broken"
-    place.mkdir()
-    config = replace(config, checkpoint_seconds=0.0)
+    (place := tmp_path / "broken").mkdir()
     while True:
         sessions += 1
         try:
@@ -256,7 +255,9 @@ def test_a_mask_and_a_schedule_work_on_a_checkpoint(checkpoint: Path, texts: Pat
     options: dict[str, Any] = {"model": str(checkpoint), "tune": "attention", "dense_steps": 2, "lr": 5e-3}
     result = study(texts, tmp_path / "out", contenders=(NEAR, band), **options)
     near, mask = records(result.config)["near"], records(result.config)["band"]
+    # untuned is the plan itself, though the schedule begins dense
     assert near.untuned_nats == pytest.approx(mask.untuned_nats, rel=1e-5)
+    assert near.untuned_nats > 1.02 * records(result.config)["dense"].untuned_nats
     assert np.allclose(near.losses, mask.losses, rtol=1e-5)
     assert near.density[:2] == mask.density[:2] == records(result.config)["dense"].density[:2]
     assert near.density[2:] == mask.density[2:] and near.density[2] < 0.1

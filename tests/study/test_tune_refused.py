@@ -17,6 +17,8 @@ from openwork.errors import OpenworkError, StudyError
 from openwork.hf import sparsify
 from openwork.patterns import Causal, Window
 from openwork.study import StudyConfig, contender_from_text, run
+from openwork.study.metric import Metric
+from openwork.study.model_source import function_source
 
 Tiny = Callable[..., StudyConfig]
 END = "<|end|>"
@@ -203,6 +205,15 @@ def test_what_a_model_of_transformers_raises_is_one_line(
     monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaMLP.forward", fail)
     with pytest.raises(StudyError, match=r"config.json: transformers raised RuntimeError: no such shape\.$"):
         run(tiny(model=str(place / "config.json")))
+
+
+def test_what_a_metric_draws_changes_nothing_and_is_the_same_again(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import torch\ndef draw(model, tokenizer):\n    return float(torch.rand(()))\n")
+    source = function_source(f"{tmp_path}/mine.py:draw", "--metric")
+    assert source is not None
+    metric, before = Metric(source, source.load(), None), torch.get_rng_state()
+    drawn = [metric(torch.nn.Identity(), seed)["draw"] for seed in (3, 3, 4)]
+    assert drawn[0] == drawn[1] != drawn[2] and torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,8 @@ def test_a_run_resumed_at_any_step_has_the_plans_and_weights_of_an_unbroken_one(
         resumed = trainer(out, callback, model=model)
         resumed.train(resume_from_checkpoint=str(checkpoint))
         assert plans_of(resumed).steps == {n: plan for n, plan in expected.steps.items() if n >= step}
-        assert callback.timeline == whole.callback_handler.callbacks[1].timeline or name == "none"
+        unbroken = next(made for made in whole.callback_handler.callbacks if isinstance(made, PlanCallback))
+        assert callback.timeline == unbroken.timeline
         for key, weight in whole.model.state_dict().items():
             assert torch.equal(weight, resumed.model.state_dict()[key]), key
 
