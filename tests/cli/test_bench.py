@@ -15,7 +15,8 @@ SMALL = ["bench", "tiny", "--seq-len", "64", "--steps", "1", "--batch-size", "1,
 
 def test_it_prints_tables_and_a_verdict(capsys) -> None:
     assert main([*SMALL, "--pattern", "near: Causal() & Window(before=7)"]) == 0
-    printed = capsys.readouterr().out
+    printed, errors = capsys.readouterr()
+    assert errors == ""
     assert "64 tokens, batch 1" in printed and "64 tokens, batch 2" in printed
     words = " ".join(printed.split())
     assert "near at 64 tokens, batch 2: 1 round cannot judge: a step takes" in words

@@ -106,14 +106,16 @@ def _print(result: BenchResult) -> None:
 
 
 class _Bar:
-    """Progress on stderr."""
+    """Progress on stderr, where it is a terminal."""
 
     def __enter__(self) -> _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        # what is no terminal would keep an empty line of it
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("reading the model", total=None)
         self._progress.start()
         return self
