@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +107,49 @@ def test_relaxing_counts_the_layers_itself(tmp_path: Path) -> None:
     steps = train(sparsify(llama(), NEAR), PlanCallback(schedule), tmp_path)
     assert [len(steps[step].layers) for step in (0, 2, 4, 5)] == [0, 0, 1, 1]
     assert steps[4].layers == {2: everything}
+
+
+RANK = """
+import json, os, sys
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from openwork.hf import sparsify
+from openwork.nn import model_plan
+from openwork.patterns import Dense, Window
+from openwork.train import PlanCallback, RelaxOnPlateau
+
+class Plans(TrainerCallback):
+    seen = []
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        self.seen.append(repr(model_plan(model).plan))
+
+torch.manual_seed(0)
+sizes = dict(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2)
+model = sparsify(LlamaForCausalLM(LlamaConfig(**sizes)), Window(before=3))
+tokens = torch.randint(32, (24, 20))
+rows = [{"input_ids": row, "labels": row} for row in tokens]
+arguments = TrainingArguments(
+    output_dir=sys.argv[1], max_steps=6, per_device_train_batch_size=2, eval_strategy="steps", eval_steps=2,
+    save_strategy="no", use_cpu=True, disable_tqdm=True, report_to="none", dataloader_pin_memory=False,
+)
+schedule = RelaxOnPlateau(patience=1, min_gain=0.9, spike=9.0, to=Dense())
+trainer = Trainer(
+    model, arguments, train_dataset=rows, eval_dataset=rows[:8], callbacks=[PlanCallback(schedule), Plans()]
+)
+trainer.train()
+weights = float(sum(parameter.double().sum() for parameter in model.parameters()))
+found = [type(trainer.model_wrapped).__name__, Plans.seen, weights]
+open(f"{sys.argv[1]}/{os.environ['RANK']}.json", "w").write(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_relax_the_same_layers_at_the_same_step(tmp_path: Path) -> None:
+    (tmp_path / "rank.py").write_text(RANK)
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*command, str(tmp_path / "rank.py"), str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second and first[0] == "DistributedDataParallel"
+    assert first[1][0] == repr(NEAR) and first[1][-1] == repr(Plan(default=Window(before=3), layers={2: Dense()}))
