@@ -26,6 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "gpu" in report.keywords]
+    skipped = [
+        report for report in terminalreporter.stats.get("skipped", []) if "gpu" in getattr(report, "keywords", ())
+    ]
     if skipped:
         terminalreporter.write_line(f"GPU tests: {len(skipped)} not run, for want of a CUDA device")

@@ -159,6 +159,13 @@ def _refuse(model: PreTrainedModel, found: dict[str, list[Layer]]) -> None:
     if not layers:
         reason = next(_own_attention(model), "it has no attention layer of transformers' own kind")
         raise PlanError(f"{name} cannot be made sparse: {reason}. {way_out}")
+    kinds = {_kind(path, model) for path, layers in found.items() if any(not layer.cross for layer in layers)}
+    if "" not in kinds and len(kinds) == 1:
+        (kind,) = {"encoder", "decoder"} - kinds
+        raise PlanError(
+            f"{name} cannot be made sparse: its {kind} computes attention itself, past transformers' attention "
+            f"interface. {way_out}"
+        )
     for layer in layers:
         if getattr(getattr(layer.module, "config", None), "reorder_and_upcast_attn", False):
             raise PlanError(

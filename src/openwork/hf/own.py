@@ -74,7 +74,19 @@ def read_mask_function(function: Callable[..., Any], *, single: bool = False) ->
     pair. What they close over (a window's size, the documents of a packed row) says the same at once, so that nothing
     of size q x kv is built. A function is known by its code, so one that was changed is not mistaken for another.
     """
-    return _read(function, single)
+    own = _read(function, single)
+    if own.positions is None and PACKED in own.labels:
+        # before packed_sequence_compatibility_function, transformers kept documents apart and went on counting
+        own = replace(own, positions=_places(own.labels[PACKED]))
+    return own
+
+
+def _places(documents: IntArray) -> IntArray:
+    """The place of each token in its document, int `[batch, length]`, from labels that change where one starts."""
+    index = np.broadcast_to(np.arange(documents.shape[1]), documents.shape)
+    starts = np.diff(documents, axis=1, prepend=documents[:, :1] - 1) != 0
+    places: IntArray = index - np.maximum.accumulate(np.where(starts, index, 0), axis=1)
+    return places
 
 
 _NOTHING = ~Dense()

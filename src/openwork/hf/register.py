@@ -6,6 +6,7 @@ bidirectional.
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -306,8 +307,6 @@ def _dense(
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, None]:
     """A layer that the plan leaves alone (cross-attention), as torch's own attention computes it."""
-    if s_aux is not None:
-        raise BackendError(f"{type(module).__name__} has sink logits, which torch's own attention cannot honour.")
     if isinstance(attention_mask, LazyMask):
         surroundings = attention_mask.surroundings
         if surroundings.own.bidirectional:
@@ -315,6 +314,15 @@ def _dense(
             attention_mask = None if valid is None else torch.from_numpy(valid)[:, None, None].to(query.device)
         else:
             attention_mask = attention_mask.pairs()
+    if softcap is not None or s_aux is not None:
+        # torch's own attention has neither; the model's eager function, which its file holds, has what its family needs
+        extra = {"softcap": softcap, "s_aux": s_aux}
+        options = {**kwargs, **{name: value for name, value in extra.items() if value is not None}}
+        if attention_mask is not None and attention_mask.dtype == torch.bool:
+            lowest = torch.finfo(query.dtype).min
+            attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, lowest)
+        eager = sys.modules[type(module).__module__].eager_attention_forward
+        return eager(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options)[0], None
     output: tuple[Tensor, None] = sdpa_attention_forward(
         module,
         query,

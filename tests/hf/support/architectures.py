@@ -135,6 +135,7 @@ MLA = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 6,
 }
+T5GEMMA = {**GROUPED, "head_dim": 8, "layer_types": ["full_attention"] * LAYERS, "attn_logit_softcapping": 3.0}
 
 SUPPORTED: tuple[Architecture, ...] = (
     _decoder("llama", "Llama", note="grouped-query"),
@@ -188,6 +189,7 @@ SUPPORTED: tuple[Architecture, ...] = (
     _pair("m2m_100", "M2M100"),
     _pair("marian", "Marian", BART, model="MarianMTModel"),
     _pair("blenderbot", "Blenderbot"),
+    _pair("t5gemma", "T5Gemma", {"vocab_size": VOCAB, "encoder": T5GEMMA, "decoder": T5GEMMA}, "softcap, also across"),
     _pair("whisper", "Whisper", {**BART, "num_mel_bins": 8, "max_source_positions": 32, "max_target_positions": 64},
           "sound in"),
     _vision("vit", "ViT"),
@@ -223,6 +225,8 @@ REFUSED: tuple[Architecture, ...] = (
     _decoder("mamba", "Mamba", {"vocab_size": VOCAB, "hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}),
     _decoder("rwkv", "Rwkv", {"vocab_size": VOCAB, "hidden_size": 32, "attention_hidden_size": 32,
                               "num_hidden_layers": 2, "context_length": 64}),
+    _pair("bigbird_pegasus", "BigBirdPegasus", {**BART, "attention_type": "original_full"}),
+    _pair("pegasus_x", "PegasusX"),
     _pair("t5", "T5", T5),
     _pair("mt5", "MT5", T5),
     _pair("led", "LED", {**BART, "attention_window": 8, "max_encoder_position_embeddings": 128,

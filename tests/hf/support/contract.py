@@ -14,6 +14,7 @@ from inputs import batch, output, padded, plan_for, real, sequences
 from oracle import Oracle
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutput
 
 from openwork import Axis, Causal, First, Pattern, Plan, Window, hf
 from openwork.testing import assert_no_worse_than
@@ -230,7 +231,7 @@ def _check_cached_pair(tried: Case, given: list[dict[str, Any]]) -> None:
                 encoder_outputs=encoded,
                 use_cache=True,
             )
-        past, encoded = made.past_key_values, (made.encoder_last_hidden_state,)
+        past, encoded = made.past_key_values, BaseModelOutput(made.encoder_last_hidden_state)
         parts.append(made.logits)
     for row, one in enumerate(given):
         short = {**one, "decoder_input_ids": rows[row]}
