@@ -27,6 +27,7 @@ demo: setup
 # one thread for each of the two workers: the tests are many and small
 test: setup
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2
+	@OMP_NUM_THREADS=1 $(RUN) scripts/other_transformers.py -n 2 -k "architectures or packing or table"
 
 check: setup
 	@$(VENV)/bin/ruff format --check .

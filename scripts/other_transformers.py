@@ -54,7 +54,9 @@ def run(version: str, arguments: list[str]) -> int:
     try:
         folder = unpack(version)
     except subprocess.CalledProcessError as error:
-        raise SystemExit(f"error: transformers {version} cannot be unpacked: {error}") from None
+        # as in test_all.py: what cannot run here is named, and only a suite that ran and failed is a failure
+        print(f"transformers {version}: not run, it cannot be unpacked: {error}", flush=True)
+        return 0
     support = ROOT / "tests" / "hf" / "support"
     path = os.pathsep.join(filter(None, [str(folder), str(support), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
