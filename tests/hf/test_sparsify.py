@@ -260,7 +260,11 @@ def test_a_decoders_plan_on_an_encoder_warns(ids: torch.Tensor, pairs: Any, size
         ("GPTJ", {"n_embd": 32, "n_head": 4, "n_layer": 1, "rotary_dim": 4}, "its GPTJAttention computes attention it"),
         ("Bloom", {"hidden_size": 32, "n_head": 4, "n_layer": 1}, "add ALiBi to it"),
         ("Mamba", {"hidden_size": 32, "num_hidden_layers": 1}, "carries earlier tokens past any mask"),
-        ("T5", {"d_model": 32, "d_kv": 8, "num_layers": 1, "num_heads": 4, "d_ff": 64}, "(adds a learned bias to every|computes attention itself)"),
+        (
+            "T5",
+            {"d_model": 32, "d_kv": 8, "num_layers": 1, "num_heads": 4, "d_ff": 64},
+            "(adds a learned bias to every|computes attention itself)",
+        ),
     ],
 )
 def test_what_bypasses_the_interface_is_refused_by_name(name: str, options: dict[str, Any], reason: str) -> None:
