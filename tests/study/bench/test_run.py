@@ -60,7 +60,7 @@ def test_flops_follow_from_the_pairs(measured) -> None:
         assert sparse.useful_flops < sparse.executed_flops < mask.executed_flops
         assert measured.attention_ideal(sparse) == pytest.approx(causal / pairs)
         assert measured.step_ideal(sparse) == (dense.useful_flops + dense.other_flops) / sparse.flops
-        assert measured.eager_bytes[f"{length} x {batch}"] == 2 * 4 * length * length * heads * layers * batch
+        assert measured.eager_bytes[f"{length} x {batch}"] == 4 * length * length * heads * layers * batch
 
 
 def test_a_plan_that_is_not_causal_is_made_so(measured) -> None:

@@ -45,7 +45,7 @@ def test_a_faster_plan_is_said_to_be_faster() -> None:
         "w at 8,192 tokens, batch 1: sparse is faster: a step takes 2.00 s against 4.00 s dense, 2.00x (by rounds 1.68 "
         "to 2.40). Its FLOPs would allow 3.33x for the whole step, 8.0x for attention alone. The same pairs as a mask "
         "take 6.00 s, 3.00x as long. Memory of a step is 150 MiB (100 MiB dense and 100 MiB with the mask, whose 1 MiB "
-        "come on top), 50% more than dense; attention that keeps all scores would keep 1,907 MiB of them."
+        "come on top), 50% more than dense; attention that keeps all scores would keep 1,907 MiB of probabilities."
     )
     assert text[1] == (
         "At 8,192 tokens attention is 80% of the dense step's FLOPs, so no pattern can make a step more than 5.00x as "

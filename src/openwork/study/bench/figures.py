@@ -30,8 +30,8 @@ BACKWARD = 2.5
 """FLOPs of attention's backward pass over those of its forward pass: five products where forward has two."""
 _MATRIX_PASSES = 3
 """A matrix's forward pass and its backward pass, which is two products of the same size."""
-_EAGER_MATRICES = 2
-"""Scores and probabilities, which attention without a fused kernel keeps for the backward pass."""
+_EAGER_MATRICES = 1
+"""The probabilities, which attention without a fused kernel keeps for the backward pass; it needs no scores there."""
 
 
 @dataclass(frozen=True)

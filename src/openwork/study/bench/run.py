@@ -220,9 +220,9 @@ class _Bench:
         flops = attention_flops(model, way, batch_size, forward_only=config.forward_only)
         theory = 0 if way.name == DENSE else way.held_bytes
         if way.name == EAGER:
-            # a pass without gradients has the scores of one layer at a time
-            scores = eager_bytes(model, way, batch_size)
-            theory += scores // len(model.shapes) if config.forward_only else scores
+            # a pass without gradients has scores and probabilities of one layer at a time
+            kept = eager_bytes(model, way, batch_size)
+            theory += 2 * kept // len(model.shapes) if config.forward_only else kept
         if config.forward_only:
             theory += attention_bytes(model, batch_size, seq_len)
         else:

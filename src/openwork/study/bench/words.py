@@ -158,7 +158,7 @@ def _memory(result: BenchResult, row: BenchRow, dense: BenchRow, mask: BenchRow)
     eager = result.eager_bytes[f"{row.seq_len} x {row.batch_size}"]
     return (
         f"Memory of a step is {_mebibytes(row.extra_bytes)} ({' and '.join(others)}), {word}; attention that keeps all "
-        f"scores would keep {_mebibytes(eager)} of them."
+        f"scores would keep {_mebibytes(eager)} of probabilities."
     )
 
 
