@@ -96,9 +96,11 @@ def test_checkpointing_changes_no_bit_of_a_gradient(name, reentrant):
         model.enable_input_require_grads()
     again = output_gradients(model, entry, given)
     assert plain.keys() == again.keys() and len(plain) > LAYERS
+    largest = max(grad.abs().max().item() for grad in plain.values())
     for key in plain:
         if name == "bart" and reentrant:  # the encoder's gradients are added in another order, in the dense model too
-            assert_no_worse_than(again[key], plain[key], plain[key].double(), name=key, ulps=256.0)
+            grads = again[key], plain[key], plain[key].double()
+            assert_no_worse_than(*grads, name=key, ulps=64.0, magnitude=largest)
         else:
             assert again[key].equal(plain[key]), key
 
