@@ -113,3 +113,77 @@ def test_explaining_draws_no_seed():
     assert torch.equal(torch.get_rng_state(), before)
     sparse_attention(inputs.query, inputs.key, inputs.value, mask, dropout_p=0.5)
     assert not torch.equal(torch.get_rng_state(), before)
+
+
+NATIVE = pytest.mark.skipif(absence() is not None, reason="no native kernels")
+
+
+def dense_call(pattern, *, length, heads, dtype=torch.float32, kv_len=None, **options):
+    query = torch.empty(1, heads, length, 16, dtype=dtype)
+    key = torch.empty(1, heads, kv_len or length, 16, dtype=dtype)
+    return explain(query, key, key, ow.compile_layout(pattern, q_len=length, kv_len=kv_len or length), **options)
+
+
+@NATIVE
+@pytest.mark.parametrize(
+    ("pattern", "length", "heads", "dtype", "expected"),
+    [
+        (ow.Causal(), 512, 1, torch.float32, "cpu"),
+        (ow.Causal(), 511, 1, torch.float32, "sdpa"),
+        (ow.Causal(), 64, 4, torch.float32, "cpu"),
+        (ow.Causal(), 63, 4, torch.float32, "sdpa"),
+        (ow.Causal(), 64, 3, torch.float32, "sdpa"),
+        (ow.Dense(), 1024, 8, torch.float32, "cpu"),
+        (ow.Dense(), 1024, 7, torch.float32, "sdpa"),
+        (ow.Dense(), 1023, 8, torch.float32, "sdpa"),
+        (ow.Causal(), 64, 4, torch.float16, "cpu"),
+        (ow.Dense(), 1024, 4, torch.float16, "sdpa"),
+        (ow.Causal(), 1024, 4, torch.bfloat16, "sdpa"),
+        (ow.Causal(), 1024, 4, torch.float64, "sdpa"),
+    ],
+)
+def test_auto_takes_cpu_for_dense_layouts_where_it_was_measured_no_slower(pattern, length, heads, dtype, expected):
+    assert dense_call(pattern, length=length, heads=heads, dtype=dtype).backend == expected
+
+
+@NATIVE
+def test_few_queries_over_many_keys_stay_with_torch():
+    assert dense_call(ow.Dense(), length=1, kv_len=4096, heads=8).backend == "sdpa"
+
+
+@NATIVE
+def test_it_says_why_auto_passed_over_a_backend():
+    taken = dense_call(ow.Causal(), length=512, heads=2)
+    assert taken.reasons["sdpa"] == ["measured no faster than cpu (causal, float32, 512 tokens, 2 heads)"]
+    assert taken.reasons["gather"] == ["slower than cpu, which comes first"]
+    short = dense_call(ow.Causal(), length=32, heads=2)
+    assert short.reasons["cpu"] == [
+        "not measured to be as fast as sdpa (causal, float32, 32 tokens, 2 heads; it was from 64 tokens with 4 heads, "
+        "512 tokens with 1 heads on)"
+    ]
+    half = dense_call(ow.Causal(), length=512, heads=2, dtype=torch.bfloat16)
+    assert half.reasons["cpu"] == ["not measured to be as fast as sdpa for causal layouts in bfloat16"]
+    assert dense_call(ow.Causal(), length=512, heads=2, backend="sdpa").reasons["cpu"] == ["sdpa was named"]
+
+
+@NATIVE
+def test_auto_stays_with_torch_on_machines_where_nothing_was_measured(monkeypatch):
+    monkeypatch.setattr("openwork.ops.preference.chosen_isa", lambda: "neon")
+    assert dense_call(ow.Causal(), length=512, heads=2).reasons["cpu"] == ["not measured beside sdpa with neon"]
+
+
+def test_auto_is_torch_for_dense_layouts_without_native_kernels(monkeypatch):
+    monkeypatch.setattr("openwork.ops.backends.cpu.absence", lambda: "not built")
+    told = dense_call(ow.Causal(), length=1024, heads=8)
+    assert told.backend == "sdpa"
+    assert told.reasons["cpu"] == ["not built"]
+
+
+@NATIVE
+def test_the_call_runs_what_is_explained(caplog):
+    x = torch.randn(1, 4, 64, 16)
+    with caplog.at_level("DEBUG", logger="openwork.ops"):
+        sparse_attention(x, x, x, ow.compile_layout(ow.Causal(), q_len=64, kv_len=64))
+        sparse_attention(x, x, x, ow.compile_layout(ow.Dense(), q_len=64, kv_len=64))
+    assert ["chose cpu" in caplog.messages[0], "chose sdpa" in caplog.messages[1]] == [True, True]
+    assert "sdpa: measured no faster than cpu" in caplog.messages[0]

@@ -12,6 +12,7 @@ import pytest
 
 from openwork.cli.main import main
 from openwork.errors import DataError, StudyError
+from openwork.ops.backends.cpu_native import absence
 from openwork.runs import Lock
 from openwork.study import run
 from openwork.study.compare import compare_studies
@@ -279,7 +280,8 @@ def test_the_commands_print_it(
     assert second.startswith("    bits per byte: dense ") and "; data: " in second
     assert main(["runs", "show", str(done)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Dense attention (sdpa" in shown and "seq_len=96" in shown and "plan window: Causal() & Window" in shown
+    ran = "cpu" if absence() is None else "sdpa"
+    assert f"Dense attention ({ran}:" in shown and "seq_len=96" in shown and "plan window: Causal() & Window" in shown
     assert main(["runs", "compare", str(done), str(worse)]) == 0
     compared = " ".join(capsys.readouterr().out.split())
     assert "Nothing differs in options, plans, data, code and machine." in compared

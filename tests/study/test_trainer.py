@@ -19,6 +19,7 @@ import torch
 import openwork
 from openwork.errors import StudyError
 from openwork.nn import set_plan
+from openwork.ops.backends.cpu import CpuBackend
 from openwork.ops.backends.cpu_native import absence
 from openwork.ops.backends.sdpa import SdpaBackend
 from openwork.patterns import Causal, Window
@@ -134,12 +135,26 @@ def test_dense_attention_trains_where_flash_attention_does_not_run(
     tiny: Tiny, data: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny(steps=3)
+    # as without a compiler
+    monkeypatch.setattr(CpuBackend, "refusal_reasons", lambda self, call: ["not here"])
     flash = train(config, config.everyone[0], data, tmp_path / "flash")
     # as on an accelerator in float32
-    monkeypatch.setattr(SdpaBackend, "refusal_reasons", lambda self, call: ["not here"])
+    monkeypatch.setattr(SdpaBackend, "refusal_reasons", lambda self, call: ["nor here"])
     other = train(config, config.everyone[0], data, tmp_path / "other")
-    assert (flash.backend, other.backend) == ("sdpa", "cpu" if absence() is None else "gather")
+    assert (flash.backend, other.backend) == ("sdpa", "gather")
     np.testing.assert_allclose(other.losses, flash.losses, rtol=1e-4)
+
+
+@pytest.mark.skipif(absence() is not None, reason="no native kernels")
+def test_dense_attention_trains_on_the_native_kernels_and_says_so(
+    tiny: Tiny, data: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(steps=3)
+    ours = train(config, config.everyone[0], data, tmp_path / "ours")
+    monkeypatch.setattr(CpuBackend, "refusal_reasons", lambda self, call: ["not here"])
+    flash = train(config, config.everyone[0], data, tmp_path / "flash")
+    assert (ours.backend, flash.backend) == ("cpu", "sdpa")
+    np.testing.assert_allclose(ours.losses, flash.losses, rtol=1e-4)
 
 
 def test_full_density_trains_like_dense_attention(tiny: Tiny, data: StudyData, tmp_path: Path) -> None:

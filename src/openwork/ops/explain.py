@@ -9,7 +9,7 @@ from torch import Tensor
 
 from openwork.layout.data import BlockLayout, Part
 from openwork.ops.backends.call import Call
-from openwork.ops.registry import choose, refusals
+from openwork.ops.registry import auto_refusals, choose, refusals
 from openwork.ops.validation import make_call
 from openwork.patterns.annotations import IntArray
 
@@ -139,7 +139,8 @@ def explain(
         dropout_p=dropout_p, dropout_seed=0 if dropout_seed is None else dropout_seed,
     )  # fmt: skip
     chosen = choose(call, backend).name
-    reasons = {name: why for name, why in refusals(call).items() if name != chosen}
+    found = auto_refusals(call) if backend == "auto" else refusals(call)
+    reasons = {name: why for name, why in found.items() if name != chosen}
     for why in reasons.values():
         if not why:
             why.append(f"slower than {chosen}, which comes first" if backend == "auto" else f"{chosen} was named")

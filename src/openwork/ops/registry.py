@@ -13,11 +13,12 @@ from openwork.ops.backends.cpu import CpuBackend
 from openwork.ops.backends.gather import GatherBackend
 from openwork.ops.backends.reference import ReferenceBackend
 from openwork.ops.backends.sdpa import SdpaBackend
+from openwork.ops.preference import passed_over
 
-__all__ = ["BACKENDS", "as_given", "backend_names", "choose", "refusals"]
+__all__ = ["BACKENDS", "as_given", "auto_refusals", "backend_names", "choose", "refusals"]
 
 BACKENDS: tuple[Backend, ...] = (SdpaBackend(), CpuBackend(), GatherBackend(), ReferenceBackend())
-"""In the order in which `"auto"` asks them: a new backend joins here, and in nothing else."""
+"""In the order in which `"auto"` asks them, but for what `preference` measured; a new backend joins here alone."""
 
 _log = logging.getLogger("openwork.ops")
 
@@ -61,10 +62,24 @@ def choose(call: Call, backend: str) -> Backend:
     return candidate
 
 
+def auto_refusals(call: Call) -> dict[str, list[str]]:
+    """For each backend, in the order of `"auto"`, why it cannot run the call or is passed over for a faster one.
+
+    `"auto"` takes the first one without a reason.
+    """
+    found = refusals(call)
+    for name, reason in passed_over(call, {name: not why for name, why in found.items()}).items():
+        found[name].append(reason)
+    return found
+
+
 def _first_willing(call: Call) -> Backend:
     refused: list[str] = []
     for backend in BACKENDS:
         reasons = backend.refusal_reasons(call)
+        if not reasons and backend.name == "sdpa":
+            # the one that may be passed over for a later one
+            reasons = auto_refusals(call)["sdpa"]
         if not reasons:
             _log.debug("auto chose %s for %s%s", backend.name, call.describe(), "".join(refused))
             return backend
