@@ -57,7 +57,7 @@ def test_a_long_text_is_cut_at_lines_and_nothing_is_lost(bpe: TextTokenizer, mon
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("words", "must be bytes, bpe, bpe:VOCABULARY or the path of a tokenizer.json; got 'words'"),
+        ("words", "must be bytes, bpe, bpe:VOCABULARY, the path of a tokenizer.json, or model; got 'words'"),
         ("bpe:many", "bpe:VOCABULARY needs a whole number; got 'many'"),
         ("bpe:10", r"must be 257 \(every byte and one more\) to 131072; got 10"),
     ],

@@ -47,7 +47,7 @@ class CpuBackend:
         variant = (self.isa or chosen_isa()) + ("+poison" if self.poisoned else "")
         tensors = call.query, call.key, call.value, call.sink_logits, call.alibi_slopes
         numbers = call.scale, call.softcap or 0.0, call.dropout_p, call.dropout_seed
-        return attend(tensors, lower(call.layout), numbers, variant)
+        return attend(tensors, lower(call.layout), numbers, variant, compiled=torch.compiler.is_compiling())
 
 
 def reasons_of_tensors(query: Tensor, key: Tensor, value: Tensor) -> list[str]:
