@@ -149,6 +149,20 @@ def test_compiled_code_may_call_it():
     torch.testing.assert_close(torch.autograd.grad(compiled(query).sum(), query)[0], expected)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mask", ["window", "causal"])
+def test_compiled_code_may_be_the_first_to_use_a_layout(mask):
+    inputs = make_inputs(q_len=70)
+    tensors = [x.requires_grad_() for x in (inputs.query, inputs.key, inputs.value)]
+    layout = BlockLayout.from_mask(awkward_masks(70, 70)[mask], block_size=(16, 16))
+    compiled = torch.compile(lambda *qkv: sparse_attention(*qkv, layout).output, backend="aot_eager")
+    gradients = torch.autograd.grad(compiled(*tensors).square().sum(), tensors)
+    exact = sparse_attention(*tensors, layout, backend="reference").output
+    for gradient, expected in zip(gradients, torch.autograd.grad(exact.square().sum(), tensors), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("mask", ["window", "causal"])
 def test_a_device_without_autocast_is_no_obstacle(mask, backend, refused_is_skipped):
     """Tensors on meta have shapes and no numbers: enough to plan memory with."""

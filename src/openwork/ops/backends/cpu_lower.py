@@ -25,7 +25,17 @@ Words = npt.NDArray[np.int64]
 def lower(layout: BlockLayout) -> Tensor:
     """int64 `[n]`, written once for each layout."""
     # the tensor is made each time, in the modes of its caller; it is a view
-    return torch.from_numpy(layout.cached("cpu", lambda: _words(layout.reblock((BLOCK, BLOCK)))))
+    written = _written_beside_graph if torch.compiler.is_compiling() else _written
+    return torch.from_numpy(written(layout))
+
+
+def _written(layout: BlockLayout) -> Words:
+    words: Words = layout.cached("cpu", lambda: _words(layout.reblock((BLOCK, BLOCK))))
+    return words
+
+
+# torch.compile breaks its graph here: it cannot trace the writing. The public spelling loads 1.3 s of compiler
+_written_beside_graph = torch._disable_dynamo(_written)  # type: ignore[attr-defined]
 
 
 class _Writer:
