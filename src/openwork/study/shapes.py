@@ -28,8 +28,8 @@ class ModelShape:
     qk_norm: bool = True
     """Whether queries and keys are normalised."""
     qk_gain: float = 2.0
-    """What the gains of queries and keys start at. At 1 dense attention cannot single out one key of thousands until
-    they have grown, and so starts behind every window (LOG.md, 2026-11-26)."""
+    """What the gains of queries and keys start at. At 1 no score passes `sqrt(head_dim)`, too little to single
+    out one key of thousands, until they have grown (LOG.md, 2026-11-26)."""
     zero_outputs: bool = True
     """Whether every block starts as the identity."""
     conv_width: int = 4
