@@ -84,7 +84,8 @@ def to_hf(
         first = [int(i) for i in np.argwhere(empty)[0]]
         raise LayoutError(
             f"query {first[2]} of sequence {first[0]} sees no key: openwork gives it 0, transformers' eager "
-            "attention the mean of all forbidden values. Let it see itself (`| Window(before=0)`), or say empty_rows='keep'."
+            "attention the mean of all forbidden values. Let it see itself (`| Window(before=0)`), or say "
+            "empty_rows='keep'."
         )
     mask = torch.from_numpy(allowed).to(device)
     if dtype == torch.bool:
