@@ -53,7 +53,7 @@ class DemoConfig:
     """Training seconds of each plan of act 3, in seconds."""
     seed: int = 0
     """Decides texts, first weights and order of acts 2 and 3."""
-    scale_seconds: float = 40.0
+    scale_seconds: float = 30.0
     """Time after which act 4 begins no further round, in seconds."""
     lengths: tuple[int, ...] = (4096, 8192, 16384)
     """Tokens of act 4's layers."""

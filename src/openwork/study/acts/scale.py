@@ -131,7 +131,7 @@ def measure_scale(
     heads: int = 8,
     head_dim: int = 64,
     rounds: int = 3,
-    seconds: float = 40.0,
+    seconds: float = 30.0,
     device: str = "cpu",
     progress: Progress = lambda done, total, what: None,
 ) -> Scale:
