@@ -1,10 +1,11 @@
 """Record the study that the demo shows beside its live one, and put it into the package.
 
-    python benchmarks/recorded_study.py [--steps 200] [--seeds 3] [--out openwork-recorded]
+    python benchmarks/recorded_study.py [--steps 200] [--seeds 3] [--batch-size 1] [--device auto] [--dtype float32]
+                                        [--out openwork-recorded]
 
-About half an hour on two cores that do nothing else; the same command goes on where it was stopped. What is written is
-the study's own record (every loss of every step), without the paths of the machine, its date beside it. The last line
-is one JSON object.
+200 steps of one sequence take half an hour on two cores that do nothing else; the same command goes on where it was
+stopped. What is written is the study's own record (every loss of every step), without the paths of the machine, its
+date beside it. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -25,6 +26,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "src" / "openwork" / "study" / "recorded" / "study.json.gz"
 
 
+OPTIONS = {"steps": 200, "seeds": 3, "batch_size": 1, "device": "auto", "dtype": "float32"}
+"""Of the recipe, with their defaults."""
+
+
+def machine_of(environment: dict[str, Any]) -> str:
+    """What trained, in words."""
+    if environment["device"] != "cpu":
+        return str(environment["device"])
+    return f"{environment['processor']}, {environment['threads']} threads"
+
+
 def without_paths(content: dict[str, Any], command: str, date: str) -> dict[str, Any]:
     """The record with the standard library named as such, and no other place of this machine."""
     library = f"the standard library of Python {content['environment']['python']}"
@@ -32,7 +44,7 @@ def without_paths(content: dict[str, Any], command: str, date: str) -> dict[str,
     content["data"]["root"] = library
     return {
         "date": date,
-        "machine": f"{content['environment']['processor']}, {content['environment']['threads']} threads",
+        "machine": machine_of(content["environment"]),
         "command": command,
         "result": content,
     }
@@ -41,13 +53,15 @@ def without_paths(content: dict[str, Any], command: str, date: str) -> dict[str,
 def main() -> None:
     """Runs the study and writes its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=3)
+    for name, default in OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     parser.add_argument("--out", type=Path, default=Path("openwork-recorded"))
     options = parser.parse_args()
-    config = recorded_study(steps=options.steps, seeds=options.seeds, out=options.out)
+    chosen = {name: getattr(options, name) for name in OPTIONS}
+    config = recorded_study(**chosen, out=options.out)
     result = run(config, report=lambda event: print(json.dumps(event), file=sys.stderr, flush=True))
-    command = f"python benchmarks/recorded_study.py --steps {options.steps} --seeds {options.seeds}"
+    told = [f"--{name.replace('_', '-')} {value}" for name, value in chosen.items() if value != OPTIONS[name]]
+    command = " ".join(["python benchmarks/recorded_study.py", *told])
     began = time.localtime((options.out / "study.json").stat().st_mtime)
     record = without_paths(result.to_dict(), command, time.strftime("%Y-%m-%d", began))
     write_file(PLACE, gzip.compress(json.dumps(record).encode(), mtime=0))

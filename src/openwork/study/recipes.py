@@ -40,32 +40,42 @@ def live_study(*, seconds: float = 60.0) -> StudyConfig:
     )
 
 
-def recorded_study(*, steps: int = 200, seeds: int = 3, out: Path | str = "openwork-recorded") -> StudyConfig:
-    """The study that the demo shows as recorded: what a judgement needs, in about half an hour on two cores.
+def recorded_study(
+    *,
+    steps: int = 200,
+    seeds: int = 3,
+    batch_size: int = 1,
+    device: str = "auto",
+    dtype: str = "float32",
+    out: Path | str = "openwork-recorded",
+) -> StudyConfig:
+    """The study that the demo shows as recorded: what a judgement of quality needs.
 
     Dense attention, the window plus definitions, the same after a dense first quarter, and the control that must lose;
     equal tokens, several seeds, curves over tokens and over time.
 
     Args:
-        steps: Optimizer steps of each run, of 4,096 tokens.
+        steps: Optimizer steps of each run.
         seeds: Number of seeds.
+        batch_size: Sequences of 4,096 tokens in each step.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        dtype: `float32` or `bfloat16`.
         out: Directory for checkpoints, record and report.
     """
     live = live_study()
+    dense_first = contender_from_text(f"dense first: {DEFINITIONS}")
     return replace(
         live,
         out=Path(out),
-        contenders=(
-            *live.contenders,
-            replace(
-                contender_from_text(f"dense first: {DEFINITIONS}"), schedule=DenseThenSparse(steps=max(1, steps // 4))
-            ),
-        ),
+        contenders=(*live.contenders, replace(dense_first, schedule=DenseThenSparse(steps=max(1, steps // 4)))),
         seconds=None,
         steps=steps,
         seeds=seeds,
         control=True,
         seq_len=4096,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
         warmup_steps=10,
-        eval_tokens=65_536,
+        eval_tokens=131_072,
     )
