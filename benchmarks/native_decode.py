@@ -162,7 +162,11 @@ def mixed(rounds: int) -> dict[str, object]:
             rounds,
         )
     read = 2 * sum(MIXED) * HEADS * HEAD_DIM * 4
-    return {"lengths": MIXED, "ms": {name: 1e3 * s for name, s in found.items()}, "gb_s": read / found["one batch"] / 1e9}
+    return {
+        "lengths": MIXED,
+        "ms": {name: 1e3 * s for name, s in found.items()},
+        "gb_s": read / found["one batch"] / 1e9,
+    }
 
 
 def text_of(speeds: list[dict], small: dict[str, float], batch: dict) -> str:
@@ -181,7 +185,9 @@ def text_of(speeds: list[dict], small: dict[str, float], batch: dict) -> str:
             f"| {shares} | **{row['long_over_short']:.2f}** | {calls} |"
         )
     lines += ["", "| a call, batch 1 | microseconds |", "|---|---|"]
-    lines += [f"| {name} | {value:.0f} |" if value > 10 else f"| {name} | {value:.1f} |" for name, value in small.items()]
+    lines += [
+        f"| {name} | {value:.0f} |" if value > 10 else f"| {name} | {value:.1f} |" for name, value in small.items()
+    ]
     times = ", ".join(f"{name} {value:.1f} ms" for name, value in batch["ms"].items())
     lengths = ", ".join(f"{length:,}" for length in batch["lengths"])
     lines += ["", f"Sequences of {lengths} keys: {times}; one batch reads {batch['gb_s']:.1f} GB/s of what is there."]

@@ -4,8 +4,8 @@
 
 Batch 1, head_dim 64, float32; 8 heads up to 16,384 tokens and 2 beyond. FlexAttention is torch's own, compiled by
 inductor with static shapes, its `BlockMask` made by `create_block_mask` from the window's formula in blocks of torch's
-default size and of 64; its backward pass is refused on CPU. Compiling and making masks is not inside the time. Rounds are
-interleaved, ratios are those of medians; outputs are compared before. The last line is one JSON object.
+default size and of 64; its backward pass is refused on CPU. Compiling and making masks is not inside the time. Rounds
+are interleaved, ratios are those of medians; outputs are compared before. The last line is one JSON object.
 """
 
 from __future__ import annotations
