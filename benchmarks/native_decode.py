@@ -1,4 +1,4 @@
-"""Decoding on the native kernels: bytes per second over caches that do not fit, long caches, small calls, mixed lengths.
+"""Decoding on the native kernels: bytes per second from memory, long caches, small calls, mixed lengths.
 
     python benchmarks/native_decode.py [--rounds 7] [--threads 2] [--report FILE]
 

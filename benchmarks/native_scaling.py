@@ -31,7 +31,8 @@ class Loop:
     """Products of small matrices, as many on each thread."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(2)
+        # how many threads a product takes is each thread's own
+        self._pool = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,))
         self._matrices = [torch.rand(3, SIDE, SIDE) for _ in range(2)]
 
     def _products(self, number: int) -> None:
