@@ -1,11 +1,11 @@
 """Record the study that the demo shows beside its live one, and put it into the package.
 
-    python benchmarks/recorded_study.py [--steps 200] [--seeds 3] [--batch-size 1] [--device auto] [--dtype float32]
+    python benchmarks/recorded_study.py [--steps 300] [--seeds 3] [--batch-size 8] [--device auto] [--dtype float32]
                                         [--out openwork-recorded]
 
-200 steps of one sequence take half an hour on two cores that do nothing else; the same command goes on where it was
-stopped. What is written is the study's own record (every loss of every step), without the paths of the machine, its
-date beside it. The last line is one JSON object.
+One to two hours on two cores, and the same command goes on where it was stopped. What is written is the study's own
+record (every loss of every step), without the paths of the machine, its date beside it. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "src" / "openwork" / "study" / "recorded" / "study.json.gz"
 
 
-OPTIONS = {"steps": 200, "seeds": 3, "batch_size": 1, "device": "auto", "dtype": "float32"}
+OPTIONS = {"steps": 300, "seeds": 3, "batch_size": 8, "device": "auto", "dtype": "float32"}
 """Of the recipe, with their defaults."""
 
 

@@ -42,9 +42,9 @@ def live_study(*, seconds: float = 60.0) -> StudyConfig:
 
 def recorded_study(
     *,
-    steps: int = 200,
+    steps: int = 300,
     seeds: int = 3,
-    batch_size: int = 1,
+    batch_size: int = 8,
     device: str = "auto",
     dtype: str = "float32",
     out: Path | str = "openwork-recorded",
@@ -52,12 +52,14 @@ def recorded_study(
     """The study that the demo shows as recorded: what a judgement of quality needs.
 
     Dense attention, the window plus definitions, the same after a dense first quarter, and the control that must lose;
-    equal tokens, several seeds, curves over tokens and over time.
+    equal tokens, several seeds, curves over tokens and over time. Text and tokens are the live study's; the model is
+    smaller and reads shorter sequences, more of them in each step, or attention would learn too little from some
+    million tokens for the control to lose (LOG.md, 2026-11-26).
 
     Args:
         steps: Optimizer steps of each run.
         seeds: Number of seeds.
-        batch_size: Sequences of 4,096 tokens in each step.
+        batch_size: Sequences of 2,048 tokens in each step.
         device: `auto`, `cpu`, `cuda` or `mps`.
         dtype: `float32` or `bfloat16`.
         out: Directory for checkpoints, record and report.
@@ -72,7 +74,8 @@ def recorded_study(
         steps=steps,
         seeds=seeds,
         control=True,
-        seq_len=4096,
+        model="tiny",
+        seq_len=2048,
         batch_size=batch_size,
         device=device,
         dtype=dtype,
