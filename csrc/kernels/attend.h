@@ -1,4 +1,4 @@
-// Attention of up to 64 queries over one packed block of 64 keys, for the forward pass and for decoding.
+// Attention of up to 64 queries of a head over one packed block of 64 keys, for the forward pass.
 //
 // Scores (a register tile of six rows), the exponential, and the product with the values, six rows after six rows, so
 // that the packed keys and values (32 KB at head_dim 64) stay in the first-level cache. The sum of a row is kept lane by
@@ -24,17 +24,13 @@ struct Queries {
     float* factors;  // [64], dropout
     int64_t head_dim, v_padded;
     const int32_t* order;
-    const Bend* bend;   // of the first row
-    int bend_step;      // 0: all rows are of one head; 1: every row is of its own
+    const Bend* bend;
     bool bends, drops;  // whether anything bends scores or drops pairs
     float base;         // what makes a difference of scores one in base 2: 1, or log2(e) for bent scores
-
-    OPENWORK_INLINE const Bend& bend_of_row(int row) const { return bend[row * bend_step]; }
 };
 
-OPENWORK_INLINE void set_bends(Queries& q, const Bend* bend, int step) {
+OPENWORK_INLINE void set_bend(Queries& q, const Bend* bend) {
     q.bend = bend;
-    q.bend_step = step;
     q.bends = bend->scores();
     q.drops = bend->dropout;
     q.base = q.bends ? kLog2e : 1.0f;
@@ -87,7 +83,7 @@ void bend_tile(const Queries& q, int row, const int32_t* keys, const uint64_t* b
     const Vector forbidden = splat(-INFINITY);
     for (int r = 0; r < rows; ++r) {
         float* scores = q.scores + r * kBlock;
-        bend_row(scores, q.bend_of_row(row + r), q.order[row + r], keys, nullptr);
+        bend_row(scores, *q.bend, q.order[row + r], keys, nullptr);
         top[r] = splat(kLowest);
         for (int v = 0; v < kBlockVectors; ++v) {
             Vector x = load(scores + v * kLanes);
@@ -155,7 +151,7 @@ void attend_tile(const Queries& q, int row, const float* keys, const float* valu
     }
     if (q.drops) {
         for (int r = 0; r < rows; ++r) {
-            keep_row(q.factors, q.bend_of_row(row + r), q.order[row + r], kv_order);
+            keep_row(q.factors, *q.bend, q.order[row + r], kv_order);
             for (int k = 0; k < kBlock; ++k) q.scores[r * kBlock + k] *= q.factors[k];
         }
     }
@@ -177,7 +173,7 @@ OPENWORK_INLINE void attend_rows(const Queries& q, int row, const float* packed,
 // The first `num_rows` queries against one packed block; `mask` is nullptr where every pair is allowed.
 inline void attend_block(const Queries& q, int num_rows, const float* packed, const int32_t* kv_order,
                          const uint64_t* mask) {
-    // what is left over takes fewer rows, which matters to decoding: 1 where heads share no keys, else 4
+    // what is left over takes fewer rows, which matters where there are few queries at all: one token upon a cache
     constexpr int few = kBlock % kTileRows;
     int row = 0;
     for (; row + few < num_rows; row += kTileRows) attend_rows<kTileRows>(q, row, packed, kv_order, mask);

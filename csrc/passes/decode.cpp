@@ -1,12 +1,13 @@
 // Decoding: one new query for each sequence over the cached keys that it sees; only those are read.
 //
-// Query heads that read one key head through one list are the rows of a block, and the list is its keys, 64 at a time:
-// the forward pass's own block (attend.h). Rows of keys and values are fetched ahead, since what limits decoding is
-// memory: six rows of arithmetic cost a sixth of what reading a key from memory does. Lists are cut into chunks, so that
-// one sequence can keep several threads busy; chunks are merged in their order.
+// What limits decoding is memory, so nothing is packed: the rows of keys and values are multiplied where they lie (rows
+// of another dtype, or with gaps, are widened into scratch first), 64 keys at a time, and the rows of the next 64 are
+// fetched ahead. Query heads that read one key head through one list share each row, four at a time. Lists are cut
+// into chunks, so that one sequence can keep several threads busy; chunks are merged in their order.
 
-#include "../kernels/attend.h"
+#include "../kernels/bend.h"
 #include "../kernels/jobs.h"
+#include "../kernels/row_products.h"
 
 namespace openwork::OPENWORK_ISA {
 namespace {
@@ -22,7 +23,7 @@ struct Group {
 
 struct Pass {
     const Decode* args;
-    int64_t head_dim, v_head_dim, padded, v_padded;
+    int64_t v_head_dim, padded, v_padded;
     Group* groups;
     int64_t num_groups;
     Units units;
@@ -50,32 +51,61 @@ void find_groups(Pass& pass, Runner& runner) {
     }
 }
 
-// Copies the rows of 64 keys, and brings as many of the next ones nearer, row by row: what is fetched in one go waits.
-void gather_and_fetch(float* to, const Tensor& x, const Group& group, const int32_t* order, const int64_t* next,
-                      int64_t num_next, int64_t padded) {
-    const int64_t bytes = x.shape[3] * (x.dtype == Dtype::float32 ? 4 : 2);
-    for (int k = 0; k < kBlock; ++k, to += padded) {
-        if (k < num_next) {
-            const char* row = row_at(x, group.batch, group.kv_head, next[k]);
-            for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
-        }
-        if (order[k] < 0)
-            zero(to, padded);
-        else
-            read_row(to, x, group.batch, group.kv_head, order[k], padded, 1.0f);
-    }
-}
+// The query heads of a group, and what they have summed so far.
+struct Heads {
+    float *query, *output, *top, *scores;  // [heads][padded], [heads][v_padded], [heads], [heads][64]
+    Vector* sum;                           // [heads], lane by lane
+    Bend* bends;                           // [heads]
+    float base;                            // what makes a difference of scores one in base 2
+};
 
-void start_heads(const Pass& pass, const Group& group, const Queries& q, Bend* bends) {
+Heads start_heads(const Pass& pass, const Group& group, Scratch& scratch) {
     const Decode& args = *pass.args;
-    const int64_t kv_len = args.call.key.shape[2];
-    clear_queries(q);
-    for (int64_t r = 0; r < group.num_heads; ++r) {
-        Bend& bend = bends[r] = bend_of(args.call, group.batch, group.heads[r]);
+    const int64_t kv_len = args.call.key.shape[2], heads = group.num_heads;
+    Heads h{};
+    h.query = scratch.floats(heads * pass.padded);
+    h.output = scratch.floats(heads * pass.v_padded);
+    h.top = scratch.floats(heads);
+    h.scores = scratch.floats(heads * kBlock);
+    h.sum = reinterpret_cast<Vector*>(scratch.floats(heads * kLanes));
+    h.bends = static_cast<Bend*>(scratch.bytes(heads * static_cast<int64_t>(sizeof(Bend))));
+    h.base = bends_scores(args.call) ? kLog2e : 1.0f;
+    zero(h.output, heads * pass.v_padded);
+    for (int64_t r = 0; r < heads; ++r) {
+        Bend& bend = h.bends[r] = bend_of(args.call, group.batch, group.heads[r]);
         bend.q_start = args.q_positions ? args.q_positions[group.batch] : kv_len - 1;
         bend.kv_positions = args.kv_positions ? args.kv_positions + group.batch * kv_len : nullptr;
+        h.top[r] = kLowest;
+        h.sum[r] = splat(0.0f);
         const float factor = bend.scores() ? args.call.scale : args.call.scale * kLog2e;
-        read_row(q.query + r * q.head_dim, args.call.query, group.batch, group.heads[r], 0, q.head_dim, factor);
+        read_row(h.query + r * pass.padded, args.call.query, group.batch, group.heads[r], 0, pass.padded, factor);
+    }
+    return h;
+}
+
+// Turns the scores of a head over `count` keys into weights; lanes beyond them become 0.
+void weigh(Heads& h, int64_t r, int64_t count, int64_t v_padded, const int32_t* order) {
+    float* scores = h.scores + r * kBlock;
+    if (h.bends[r].scores()) bend_row(scores, h.bends[r], 0, order, nullptr);
+    const int vectors = static_cast<int>((count + kLanes - 1) / kLanes), rest = static_cast<int>(count % kLanes);
+    if (rest != 0) {
+        float* last = scores + (vectors - 1) * kLanes;
+        store(last, where_set((uint64_t{1} << rest) - 1, load(last), splat(-INFINITY)));
+    }
+    Vector highest = splat(kLowest);
+    for (int v = 0; v < vectors; ++v) highest = larger(highest, load(scores + v * kLanes));
+    const float found = largest_of(highest);
+    if (found > h.top[r]) {
+        const Vector shrink = exp2_of(splat((h.top[r] - found) * h.base));
+        h.top[r] = found;
+        h.sum[r] *= shrink;
+        float* output = h.output + r * v_padded;
+        for (int64_t c = 0; c < v_padded; c += kLanes) store(output + c, load(output + c) * shrink);
+    }
+    for (int v = 0; v < vectors; ++v) {
+        const Vector p = exp2_of((load(scores + v * kLanes) - splat(h.top[r])) * splat(h.base));
+        h.sum[r] += p;
+        store(scores + v * kLanes, p);
     }
 }
 
@@ -84,36 +114,30 @@ void chunk_unit(void* context, int64_t unit, Scratch& scratch) {
     const Call& call = pass.args->call;
     const int64_t at = pass.units.locate(unit);
     const Group& group = pass.groups[at];
-    const int64_t* keys = pass.args->lists[group.list] + unit * kChunk;
+    const int64_t* list = pass.args->lists[group.list] + unit * kChunk;
     const int64_t left = pass.args->lengths[group.list] - unit * kChunk, count = left < kChunk ? left : kChunk;
-    const int num_heads = static_cast<int>(group.num_heads);
-    Queries q = make_queries(pass.head_dim, pass.v_padded, scratch);
-    Bend* bends = static_cast<Bend*>(scratch.bytes(kBlock * static_cast<int64_t>(sizeof(Bend))));
-    int32_t zeros[kBlock] = {}, order[kBlock];
-    start_heads(pass, group, q, bends);
-    for (int r = num_heads; r < kBlock; ++r) bends[r] = bends[0];
-    q.order = zeros;
-    set_bends(q, bends, 1);
-    float* rows = scratch.floats(kBlock * pass.padded);
-    float* packed = scratch.floats(kBlock * (pass.head_dim + pass.v_padded));
+    Heads h = start_heads(pass, group, scratch);
+    Rows keys = rows_of(call.key, pass.padded, scratch), values = rows_of(call.value, pass.v_padded, scratch);
+    int32_t order[kBlock] = {};
     for (int64_t first = 0; first < count; first += kBlock) {
-        const int64_t here = count - first < kBlock ? count - first : kBlock;
-        for (int64_t k = 0; k < kBlock; ++k) order[k] = k < here ? static_cast<int32_t>(keys[first + k]) : -1;
-        const int64_t* next = keys + first + here;
-        const int64_t left_over = count - first - here, num_next = left_over < kBlock ? left_over : kBlock;
-        gather_and_fetch(rows, call.key, group, order, next, num_next, pass.padded);
-        transpose_block(packed, rows, pass.padded, pass.head_dim);
-        float* values = packed + pass.head_dim * kBlock;
-        gather_and_fetch(values, call.value, group, order, next, num_next, pass.v_padded);
-        uint64_t mask[kBlock];
-        for (int r = 0; r < kBlock; ++r) mask[r] = ~uint64_t{0} >> (kBlock - here);
-        attend_block(q, num_heads, packed, order, here < kBlock ? mask : nullptr);
+        const int64_t rest = count - first, here = rest < kBlock ? rest : kBlock;
+        const int64_t following = rest - here < kBlock ? rest - here : kBlock;
+        for (int64_t k = 0; k < here; ++k) order[k] = static_cast<int32_t>(list[first + k]);
+        keys.find(group.batch, group.kv_head, list + first, here, following);
+        for_few(group.num_heads, [&]<int heads>(int64_t r) {
+            dot_rows<heads>(h.scores + r * kBlock, h.query + r * pass.padded, keys, r == 0);
+        });
+        for (int64_t r = 0; r < group.num_heads; ++r) weigh(h, r, here, pass.v_padded, order);
+        values.find(group.batch, group.kv_head, list + first, here, following);
+        for_few(group.num_heads, [&]<int heads>(int64_t r) {
+            add_rows<heads>(h.output + r * pass.v_padded, h.scores + r * kBlock, values, r == 0);
+        });
     }
-    for (int r = 0; r < num_heads; ++r) {
-        float* result = pass.results[at] + (unit * num_heads + r) * pass.result_floats;
-        std::memcpy(result, q.output + r * pass.v_padded, static_cast<size_t>(pass.v_padded) * 4);
-        result[pass.v_padded] = q.top[r];
-        result[pass.v_padded + 1] = sum_of(q.sum[r]);
+    for (int64_t r = 0; r < group.num_heads; ++r) {
+        float* result = pass.results[at] + (unit * group.num_heads + r) * pass.result_floats;
+        std::memcpy(result, h.output + r * pass.v_padded, static_cast<size_t>(pass.v_padded) * 4);
+        result[pass.v_padded] = h.top[r];
+        result[pass.v_padded + 1] = sum_of(h.sum[r]);
     }
 }
 
@@ -153,9 +177,8 @@ void finish_unit(void* context, int64_t unit, Scratch& scratch) {
 void decode(const Decode& args, Runner& runner) {
     Pass pass{};
     pass.args = &args;
-    pass.head_dim = args.call.query.shape[3];
     pass.v_head_dim = args.call.value.shape[3];
-    pass.padded = whole_vectors(pass.head_dim);
+    pass.padded = whole_vectors(args.call.query.shape[3]);
     pass.v_padded = whole_vectors(pass.v_head_dim);
     pass.result_floats = pass.v_padded + kLanes;
     find_groups(pass, runner);

@@ -98,7 +98,7 @@ void attend_unit(void* context, int64_t unit, Scratch& scratch) {
     Queries q = make_queries(pass.head_dim, pass.v_padded, scratch);
     const Bend bend = bend_of(pass.args->call, job.batch, head);
     q.order = order;
-    set_bends(q, &bend, 0);
+    set_bend(q, &bend);
     start_queries(pass, job, head, q, num_rows);
     const float* packed = pass.packed[at];
     for (int32_t run = part.full_offsets[block]; run < part.full_offsets[block + 1]; ++run)
