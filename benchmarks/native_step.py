@@ -1,13 +1,17 @@
 """Whole training steps of a decoder on the native kernels against the best dense path, in the same process.
 
-    python benchmarks/native_step.py [--dims 256,512] [--lengths 8192,16384] [--rounds 5] [--threads 2] [--report FILE]
+    python benchmarks/native_step.py [--dims 256,512] [--lengths 8192,16384] [--rounds 5] [--threads 2] [--eager]
+                                     [--report FILE]
 
-`openwork.nn.Decoder`: 4 layers, heads of 64 channels, SwiGLU of 8/3, byte vocabulary, batch 1, float32; a step is
-forward, backward, clipping and AdamW. Dense is causal attention by torch's `scaled_dot_product_attention` and by the
-native kernels; the faster one is the baseline. Sparse is `Causal() & Window(before=511)`, layouts compiled before.
-Runs are interleaved: each round takes one step each way, and ratios are those of medians. Beside them the ideal of
-attention alone (causal pairs over allowed pairs) and what Amdahl's law allows the step: attention's share of the
-baseline's step is measured in the same rounds, and shrinks by the ideal. The last line is one JSON object.
+`openwork.nn.Decoder`: 4 layers, heads of 64 channels, SwiGLU of 8/3 (up to the next multiple of 64), byte vocabulary,
+batch 1, float32; a step is forward, backward, clipping and AdamW. Forward and backward are compiled by torch.compile,
+every way alike, or else norms, rotations and gates take a fifth of the sparse step; `--eager` leaves that out. The
+native ways are one graph each; `scaled_dot_product_attention` stays beside its graph, as everywhere in `openwork.nn`.
+Dense is causal attention by torch's `scaled_dot_product_attention` and by the native kernels; the faster one is the
+baseline. Sparse is `Causal() & Window(before=511)`, layouts compiled before. Runs are interleaved: each round takes
+one step each way, and ratios are those of medians. Beside them the ideal of attention alone (causal pairs over allowed
+pairs) and what Amdahl's law allows the step: attention's share of the baseline's step is measured in the same rounds,
+and shrinks by the ideal. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from gather_vs_dense import environment
 
 import openwork as ow
 from openwork.nn import Decoder, DecoderConfig
-from openwork.ops import sparse_attention
+from openwork.ops import prepare, sparse_attention
 
 LAYERS, HEAD_DIM, VOCABULARY, SEED = 4, 64, 256, 0
 DENSE, SPARSE = ow.Causal(), ow.Causal() & ow.Window(before=511)
@@ -32,22 +36,26 @@ WAYS = {"dense sdpa": (DENSE, "sdpa"), "dense cpu": (DENSE, "cpu"), "sparse cpu"
 FLOORS = {(256, 8192): 2.5, (256, 16384): 4.0}
 
 
-def step_of(dim: int, length: int, pattern: ow.Pattern, backend: str) -> Callable[[], None]:
+def step_of(dim: int, length: int, pattern: ow.Pattern, backend: str, compiled: bool) -> Callable[[], None]:
     """One training step, each way with weights and an optimizer of its own."""
     torch.manual_seed(SEED)
     heads = dim // HEAD_DIM
-    shape = DecoderConfig(
-        vocab_size=VOCABULARY, dim=dim, num_layers=LAYERS, q_heads=heads, kv_heads=heads, mlp_dim=8 * dim // 3
+    hidden = -(-8 * dim // (3 * 64)) * 64
+    model = Decoder(
+        DecoderConfig(vocab_size=VOCABULARY, dim=dim, num_layers=LAYERS, q_heads=heads, kv_heads=heads, mlp_dim=hidden),
+        pattern,
     )
-    model = Decoder(shape, pattern)
-    for layer in model.layers:
-        layer.backend = backend
+    model.set_backend(backend)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     layouts = model.prepare(length)
+    losses = model.token_losses
+    if compiled:
+        losses = torch.compile(losses, fullgraph=backend == "cpu")
+        layouts = [prepare(layout) for layout in layouts] if backend == "cpu" else layouts
     tokens = torch.randint(VOCABULARY, (1, length + 1))
 
     def step() -> None:
-        model.token_losses(tokens[:, :-1], tokens[:, 1:], layouts).mean().backward()
+        losses(tokens[:, :-1], tokens[:, 1:], layouts).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -76,9 +84,10 @@ def seconds(run: Callable[[], None], clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def compare(dim: int, length: int, rounds: int, clock: Callable[[], float]) -> dict[str, object]:
+def compare(dim: int, length: int, rounds: int, clock: Callable[[], float], compiled: bool) -> dict[str, object]:
     """Interleaved steps of one size; a first round is not counted."""
-    runs = {name: step_of(dim, length, *way) for name, way in WAYS.items()}
+    torch._dynamo.reset()
+    runs = {name: step_of(dim, length, *way, compiled) for name, way in WAYS.items()}
     runs |= {f"attention {backend}": attention_of(dim, length, backend) for backend in ("sdpa", "cpu")}
     samples: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
@@ -128,16 +137,17 @@ def main() -> None:
     parser.add_argument("--lengths", default="8192,16384", help="tokens, comma-separated")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--processor", action="store_true", help="seconds of the processor, for a machine that is busy")
     parser.add_argument("--report", type=Path, help="also write the table to this Markdown file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.processor else time.perf_counter
-    about = {**environment(options.threads), "clock": clock.__name__}
+    about = {**environment(options.threads), "clock": clock.__name__, "compiled": not options.eager}
     rows = []
     for dim in map(int, options.dims.split(",")):
         for length in map(int, options.lengths.split(",")):
-            rows.append(compare(dim, length, options.rounds, clock))
+            rows.append(compare(dim, length, options.rounds, clock, not options.eager))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     if options.report:
         facts = "\n".join(f"- {name}: {value}" for name, value in about.items())

@@ -132,7 +132,8 @@ def test_a_checkpoint_that_was_saved_sparse_can_be_made_dense(llama: Any, ids: t
     torch.testing.assert_close(loaded(ids).logits, expected)
 
 
-def test_a_part_that_was_made_sparse_alone_comes_back_sparse(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_part_that_was_made_sparse_alone_comes_back_sparse_or_not_at_all(tmp_path: Path) -> None:
     from transformers import AutoModel, CLIPConfig, CLIPModel
 
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -147,8 +148,15 @@ def test_a_part_that_was_made_sparse_alone_comes_back_sparse(tmp_path: Path) -> 
     expected = getattr(expected, "pooler_output", expected)
     assert (expected - dense).abs().max() > 1e-6
     model.save_pretrained(tmp_path)
+    assert not hasattr(model.config, "attn_implementation")
+    script = f"from transformers import AutoModel as A; A.from_pretrained({str(tmp_path)!r})"
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert run.returncode != 0 and 'attn_implementation="openwork"' in run.stderr
     loaded = AutoModel.from_pretrained(tmp_path).eval()
     assert loaded.vision_model.plan == plan
     result = loaded.get_image_features(images)
     assert torch.equal(getattr(result, "pooler_output", result), expected)
     assert loaded.text_model.config._attn_implementation == "sdpa"
+    densify(model.vision_model)
+    model.save_pretrained(tmp_path / "dense")
+    assert "openwork" not in (tmp_path / "dense" / "config.json").read_text()

@@ -120,7 +120,10 @@ class Attended(Dataset):
         return attend(index)
 
 
-@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:This process.*is multi-threaded:DeprecationWarning",
+    "ignore:This DataLoader will create:UserWarning",  # on one core
+)
 def test_workers_of_a_data_loader_can_use_the_kernels():
     torch.set_num_threads(3)
     expected = torch.cat([attend(index) for index in range(6)])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -27,12 +28,14 @@ def write_plan(model: PreTrainedModel, stacks: list[Stack], plan: Plan) -> None:
     """Puts the plan, and which parts of the model follow it, where `save_pretrained` finds them."""
     config = model.config
     setattr(config, _PLAN, json.loads(plan.to_json()))
-    sparse = {id(stack.module.config) for stack in stacks}
-    if id(config) in sparse:
-        setattr(config, _IMPLEMENTATION, NAME)
-        return
-    parts = {key: NAME for key in config.sub_configs if id(getattr(config, key, None)) in sparse}
-    setattr(config, _IMPLEMENTATION, parts or NAME)
+    sparse = [stack.module.config for stack in stacks]
+    whole = any(own is config for own in sparse)
+    setattr(config, _IMPLEMENTATION, NAME if whole else _parts_of(config, sparse) or NAME)
+
+
+def _parts_of(config: Any, sparse: list[Any]) -> dict[str, str]:
+    """The parts of a configuration that are sparse, as `attn_implementation` names them."""
+    return {key: NAME for key in config.sub_configs if any(getattr(config, key, None) is own for own in sparse)}
 
 
 def forget_plan(model: Any) -> None:
@@ -94,11 +97,29 @@ def _restore(model: PreTrainedModel, plug: Callable[[PreTrainedModel, Plan], Any
     plug(model, plan)
 
 
-def install_loader(plug: Callable[[PreTrainedModel, Plan], Any]) -> None:
-    """Lets `from_pretrained` give a loaded model its plan.
+@contextlib.contextmanager
+def _parts_named(model: PreTrainedModel) -> Iterator[None]:
+    """While a model is saved, its configuration names the parts that were made sparse alone.
 
-    transformers calls nothing of ours when a model is built, and an attention function sees one module, not the model
-    around it, so the classmethod is wrapped: what it does and returns stays as it was.
+    They do not know the model around them, and their own configurations cannot stop a load without `openwork.hf`.
+    """
+    config = model.config
+    parts = {} if hasattr(config, _PLAN) else _parts_of(config, [part.config for part in _parts(model)])
+    if not parts:
+        yield
+        return
+    setattr(config, _IMPLEMENTATION, parts)
+    try:
+        yield
+    finally:
+        config.__dict__.pop(_IMPLEMENTATION, None)
+
+
+def install_loader(plug: Callable[[PreTrainedModel, Plan], Any]) -> None:
+    """Lets `from_pretrained` give a loaded model its plan, and `save_pretrained` name its sparse parts.
+
+    transformers calls nothing of ours when a model is built or saved, and an attention function sees one module, not
+    the model around it, so the methods are wrapped: what they do and return stays as it was.
     """
     original = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
     if getattr(original, "_openwork", False):
@@ -112,5 +133,13 @@ def install_loader(plug: Callable[[PreTrainedModel, Plan], Any]) -> None:
             _restore(model, plug)
         return loaded
 
+    original_save = PreTrainedModel.save_pretrained
+
+    @functools.wraps(original_save)
+    def save_pretrained(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        with _parts_named(self):
+            return original_save(self, *args, **kwargs)
+
     from_pretrained._openwork = True  # type: ignore[attr-defined]
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment]
+    PreTrainedModel.save_pretrained = save_pretrained  # type: ignore[method-assign]
