@@ -59,3 +59,37 @@ def masked() -> Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]:
         return result
 
     return logits
+
+
+@pytest.fixture
+def headed(ids: torch.Tensor) -> torch.Tensor:
+    ids = ids.clone()
+    ids[ids == 7] = 8
+    ids[0, [2, 17]], ids[1, [9, 30]] = 7, 7
+    return ids
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: number for number, piece in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+
+
+@pytest.fixture
+def reader(sizes: Any) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**{**sizes, "vocab_size": 300})).eval()

@@ -10,56 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from annotated import NAMED, PLAN, TEXT, sevens
 
 import openwork as ow
-from openwork.annotate import annotator, byte_offsets, markdown_headings
-from openwork.errors import AnnotationError
+from openwork.annotate import byte_offsets, markdown_headings
 from openwork.hf import annotating, densify, sparsify
 from openwork.hf.annotate import text_of
 
-PLAN = ow.Plan(default=ow.Causal() & (ow.Window(before=3) | ow.Keys("heading")))
-NAMED = ow.Plan(default=PLAN.default, annotator="markdown")
 CLOSE = {"rtol": 0.0, "atol": 2e-6}
-TEXT = "# One\n\nsome text, and\nmore of it\n\n## Two\n\nthe end of it\n"
-
-
-def sevens(batch: Mapping[str, Any]) -> list[ow.Annotations]:
-    """Token 7 is a heading."""
-    return [ow.Annotations(len(row), flags={"heading": (row == 7).numpy()}) for row in batch["input_ids"]]
-
-
-@pytest.fixture
-def headed(ids: torch.Tensor) -> torch.Tensor:
-    ids = ids.clone()
-    ids[ids == 7] = 8
-    ids[0, [2, 17]], ids[1, [9, 30]] = 7, 7
-    return ids
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {piece: number for number, piece in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
-    backend = Tokenizer(models.BPE(vocabulary, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-    )
-
-
-@pytest.fixture
-def reader(sizes: Any) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**{**sizes, "vocab_size": 300})).eval()
 
 
 def allowed(ids: torch.Tensor) -> torch.Tensor:
@@ -128,17 +86,6 @@ def test_a_cache_by_hand_keeps_the_ids(llama: Any, headed: torch.Tensor) -> None
     given = DynamicCache(config=llama.config)
     sparse(headed[:, :20], past_key_values=given)
     torch.testing.assert_close(sparse(headed[:, 20:21], past_key_values=given).logits, expected[:, 20:21], **CLOSE)
-
-
-def test_a_cache_that_another_model_filled_is_refused(llama: Any, headed: torch.Tensor) -> None:
-    dense = copy.deepcopy(llama)(headed[:, :20], use_cache=True)
-    sparse = sparsify(llama, PLAN, annotate=sevens)
-    with pytest.raises(
-        AnnotationError, match=r"reads 'heading', but the ids .* continues a cache that it did not fill"
-    ):
-        sparse(headed[:, 20:21], past_key_values=dense.past_key_values)
-    with pytest.raises(AnnotationError, match="the model was called with embeddings"):
-        sparse(inputs_embeds=torch.zeros(1, 9, 32))
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")
@@ -222,80 +169,6 @@ def test_raw_text_reaches_the_annotator(reader: Any, tokenizer: Any, caplog: pyt
     torch.testing.assert_close(from_text, plain, **CLOSE)
     # the model that is dense again takes the same batches
     assert densify(named)(input_ids=batch["input_ids"]).logits.shape == plain.shape
-
-
-def test_a_collator_needs_text_and_spans(tokenizer: Any) -> None:
-    with pytest.raises(
-        AnnotationError, match=r"raw text of each example under 'text'; got \['input_ids'\].*remove_unused"
-    ):
-        annotating(dict)([{"input_ids": [3]}])
-    with pytest.raises(AnnotationError, match=r"offset_mapping in each example .*annotating\(collator, tokenizer\)"):
-        annotating(dict)([{"input_ids": [3], "text": "a"}])
-    short = annotating(lambda rows: {"input_ids": torch.zeros(1, 2)}, tokenizer)
-    with pytest.raises(AnnotationError, match="example 0 has spans for 3 tokens, but 2 in the batch"):
-        short([{"text": "abc"}])
-
-
-def test_a_plan_that_reads_facts_needs_an_annotator_at_once(llama: Any, headed: torch.Tensor) -> None:
-    dense = llama(headed).logits
-    with pytest.raises(
-        AnnotationError, match=r"reads 'heading', and nothing makes it: .*annotate=\('markdown', tokeni"
-    ):
-        sparsify(llama, PLAN)
-    with pytest.raises(AnnotationError, match=r"reads 'heading' by the annotator 'markdown'.*annotate=tokenizer"):
-        sparsify(llama, NAMED)
-    assert torch.equal(llama(headed).logits, dense)
-    sparsify(llama, ow.Causal())
-    with pytest.raises(AnnotationError, match="nothing makes it"):
-        llama.set_plan(PLAN)
-
-
-def test_annotators_that_do_not_fit_are_refused(llama: Any, tokenizer: Any) -> None:
-    class Slow:
-        is_fast = False
-
-        def convert_ids_to_tokens(self) -> None: ...
-
-    with pytest.raises(AnnotationError, match=r"Slow has no offsets: .*fast tokenizer"):
-        sparsify(llama, NAMED, annotate=Slow())
-    with pytest.raises(AnnotationError, match="annotate is a tokenizer, but the plan names no annotator"):
-        sparsify(llama, PLAN, annotate=tokenizer)
-    with pytest.raises(AnnotationError, match="'markdown' reads text, and a model has token ids"):
-        sparsify(llama, PLAN, annotate="markdown")
-    with pytest.raises(AnnotationError, match=r"a tokenizer, or \(annotator, tokenizer\); got int"):
-        sparsify(llama, PLAN, annotate=3)
-    future = annotator(markdown_headings, name="future", causal=False)
-    with pytest.raises(AnnotationError, match="'future' is not causal"):
-        sparsify(llama, PLAN, annotate=(future, tokenizer))
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (
-            lambda ids: [ow.Annotations(3, flags={"heading": [True, False, False]})] * 2,
-            "described 3 tokens, .* read 40",
-        ),
-        (lambda ids: sevens({"input_ids": ids}) * 2, "described 4 rows of a batch of 2"),
-        (lambda ids: "heading", "must return openwork.Annotations, one for each row of the batch; got str"),
-    ],
-)
-def test_wrong_answers_of_an_annotator_raise(llama: Any, headed: torch.Tensor, answer: Any, message: str) -> None:
-    sparse = sparsify(llama, PLAN, annotate=lambda batch: answer(batch["input_ids"]))
-    with pytest.raises(AnnotationError, match=message):
-        sparse(headed)
-
-
-def test_a_loaded_annotated_model_asks_for_its_annotator(reader: Any, tokenizer: Any, tmp_path: Any) -> None:
-    from transformers import AutoModelForCausalLM
-
-    rows = tokenizer([TEXT], return_tensors="pt")
-    expected = sparsify(reader, NAMED, annotate=tokenizer)(**rows).logits
-    reader.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    with pytest.raises(AnnotationError, match=r"loaded model reads facts .*sparsify\(model, model\.plan, annotate="):
-        loaded(**rows)
-    assert torch.equal(sparsify(loaded, loaded.plan, annotate=tokenizer)(**rows).logits, expected)
 
 
 @pytest.mark.parametrize("raw", [False, True], ids=["ids alone", "raw text"])

@@ -74,7 +74,9 @@ def test_a_prepared_layout_compiles_to_one_graph(compiler):
 
 @pytest.mark.filterwarnings("ignore")
 def test_another_layout_of_the_same_lengths_compiles_nothing_again():
-    counter = torch._dynamo.testing.CompileCounter()
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
     compiled = torch.compile(lambda layout, *x: loss(*x, layout=layout), fullgraph=True, backend=counter)
     tensors = leaves()
     for pattern in (PATTERN, ow.Causal() & (ow.Window(before=3) | ow.Strided(8)), ow.Causal()):
