@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -64,6 +65,25 @@ def test_gradients_and_facts_under_compilation(llama: Any, ids: torch.Tensor, co
     # a live plan is honoured by the graphs that are there
     sparse.set_plan(ow.Causal() & ow.Window(before=1))
     torch.testing.assert_close(compiled(ids, use_cache=False).logits, sparse(ids).logits, **CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of what inductor imports
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor compiles C++ with g++, which is not here")
+def test_inductor_generates_code_that_computes_the_same(llama: Any, ids: torch.Tensor) -> None:
+    sparse = sparsify(llama, LOCAL)
+    torch._dynamo.reset()
+    compiled = torch.compile(sparse)
+    for length in (40, 33):
+        row = ids[:, :length]
+        results = []
+        for model in (sparse, compiled):
+            sparse.zero_grad()
+            made = model(row, labels=row, use_cache=False)
+            made.loss.backward()
+            results.append([made.logits.detach(), *(parameter.grad.clone() for parameter in sparse.parameters())])
+        torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+    torch._dynamo.reset()
 
 
 PEAK = """
