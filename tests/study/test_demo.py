@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from openwork.study.progress import DemoProgress
 from openwork.study.recipes import live_study
 from openwork.study.report import Code, Figure, Words
 from openwork.study.report.study import study_verdict
+from openwork.study.result import StudyResult
+from openwork.study.verdict import can_tell_quality
 
 REACH = ReachConfig(texts=32, test_texts=16, steps=2, eval_every=1, dim=16)
 
@@ -124,6 +127,22 @@ def test_a_recorded_study_is_shown_with_its_date_and_its_command(done: DemoResul
     )
     assert sum(isinstance(part, Figure) for part in section.parts) == 2
     assert recorded_section(None) == []
+
+
+def test_the_package_carries_a_study_that_can_judge() -> None:
+    record = recorded_study_record()
+    assert record is not None
+    study = StudyResult.from_dict(record["result"])
+    assert [row.name for row in study.rows] == ["dense", "window + definitions", "dense first", "control"]
+    assert study.config.seeds == 3 and study.config.control and study.config.seconds is None
+    assert Counter(done.name for done in study.records) == dict.fromkeys(
+        ("dense", "window + definitions", "dense first", "control"), 3
+    )
+    assert can_tell_quality(study) == (True, "")
+    assert study.config.contenders[1].schedule is not None
+    assert record["command"].startswith("python benchmarks/recorded_study.py")
+    text = json.dumps(record)
+    assert str(Path.home()) not in text and "/tmp" not in text and "site-packages/" not in text
 
 
 def test_commands_can_be_typed_where_openwork_is_on_no_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,9 +52,10 @@ def recorded_section(record: Mapping[str, Any] | None) -> list[Section]:
     return [
         Section(
             "The recorded study",
-            f"Recorded on {record['date']} ({record['machine']}): {names}, {study.config.seeds} seeds, "
-            f"{study.config.steps or 0:,} steps of {study.config.batch_size * study.config.seq_len:,} tokens each, "
-            "compared at equal tokens and at equal seconds, with a control that must lose.",
+            f"Recorded on {record['date']} ({record['machine']}): {names}, {study.config.seeds} seeds, a model of the "
+            f"shape `{study.config.model}`, {study.config.steps or 0:,} steps of {study.config.batch_size:,} sequences "
+            f"of {study.config.seq_len:,} tokens, compared at equal tokens and at equal seconds, with a control that "
+            "must lose.",
             (
                 *study_verdict(study),
                 *quality_parts(study),
