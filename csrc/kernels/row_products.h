@@ -54,40 +54,59 @@ OPENWORK_INLINE void for_few(int64_t count, Work&& work) {
     if (count > first) work.template operator()<1>(first);
 }
 
-// Lane i of the result is the sum of the lanes of part[i].
-OPENWORK_INLINE Vector sums_of(const Vector* part) {
-    alignas(64) float turned[kLanes * kLanes];
-    const float* from = reinterpret_cast<const float*>(part);
-    for (int c = 0; c < kLanes; c += 4) transpose_four_columns(turned + c * kLanes, kLanes, from + c, kLanes);
-    Vector sums[4];
-    for (int i = 0; i < 4; ++i) sums[i] = load(turned + i * kLanes);
-    for (int i = 4; i < kLanes; ++i) sums[i % 4] += load(turned + i * kLanes);
-    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+// The sums of neighbouring lanes, of a and then of b.
+OPENWORK_INLINE Vector pair_sums(Vector a, Vector b) {
+#if !defined(__has_builtin) || !__has_builtin(__builtin_shufflevector)
+    Vector sums;
+    for (int i = 0; i < kLanes / 2; ++i) {
+        sums[i] = a[2 * i] + a[2 * i + 1];
+        sums[kLanes / 2 + i] = b[2 * i] + b[2 * i + 1];
+    }
+    return sums;
+#elif defined(__AVX512F__)
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif defined(__AVX2__)
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#endif
 }
 
-// scores[h][k] = query[h] . row k; scores have 64 to a head. `ahead`: the next rows are fetched meanwhile.
+// Lane i of the result is the sum of the lanes of part[i]; what is in `part` is lost.
+OPENWORK_INLINE Vector sums_of(Vector (&part)[kLanes]) {
+#pragma GCC unroll 4
+    for (int left = kLanes / 2; left > 0; left /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < left; ++i) part[i] = pair_sums(part[2 * i], part[2 * i + 1]);
+    return part[0];
+}
+
+// scores[h][k] = query[h] . row k; scores have 64 to a head, and hold anything beyond the rows. `ahead`: the next rows
+// are fetched meanwhile. As many products as a vector has lanes are summed at a time, in registers.
 template <int heads>
 OPENWORK_INLINE void dot_rows(float* scores, const float* query, const Rows& rows, bool ahead) {
+    constexpr int keys = kLanes / heads;
     const int64_t padded = rows.padded;
-    for (int64_t first = 0; first < rows.count; first += kLanes) {
-        Vector part[heads][kLanes];
-        const int64_t here = rows.count - first < kLanes ? rows.count - first : kLanes;
-        for (int64_t k = 0; k < here; ++k) {
+    for (int64_t first = 0; first < rows.count; first += keys) {
+        const float* row[keys];
+        for (int k = 0; k < keys; ++k) {
+            row[k] = rows.at[first + k < rows.count ? first + k : rows.count - 1];
             if (ahead) rows.fetch(first + k);
-            const float* row = rows.at[first + k];
-            Vector sums[heads] = {};
-            for (int64_t c = 0; c < padded; c += kLanes) {
-                const Vector x = load(row + c);
+        }
+        Vector part[kLanes] = {};
+        for (int64_t c = 0; c < padded; c += kLanes) {
+#pragma GCC unroll 16
+            for (int k = 0; k < keys; ++k) {
+                const Vector x = load(row[k] + c);
 #pragma GCC unroll 4
-                for (int h = 0; h < heads; ++h) sums[h] += load(query + h * padded + c) * x;
+                for (int h = 0; h < heads; ++h) part[h * keys + k] += load(query + h * padded + c) * x;
             }
-#pragma GCC unroll 4
-            for (int h = 0; h < heads; ++h) part[h][k] = sums[h];
         }
-        for (int h = 0; h < heads; ++h) {
-            for (int64_t k = here; k < kLanes; ++k) part[h][k] = splat(0.0f);
-            store(scores + h * kBlock + first, sums_of(part[h]));
-        }
+        float sums[kLanes];
+        store(sums, sums_of(part));
+        for (int h = 0; h < heads; ++h) std::memcpy(scores + h * kBlock + first, sums + h * keys, keys * sizeof(float));
     }
 }
 

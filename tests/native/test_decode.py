@@ -14,9 +14,10 @@ from openwork.testing.tolerance import assert_no_worse_than
 pytestmark = pytest.mark.native
 
 
-def case(*, batch=2, q_heads=4, kv_heads=2, kv_len=3000, head_dim=24, dtype=torch.float32):
+def case(*, batch=2, q_heads=4, kv_heads=2, kv_len=3000, head_dims=(24, 7), dtype=torch.float32):
     generator = torch.Generator().manual_seed(3)
-    shapes = (batch, q_heads, 1, head_dim), (batch, kv_heads, kv_len, head_dim), (batch, kv_heads, kv_len, 7)
+    head_dim, v_head_dim = head_dims
+    shapes = (batch, q_heads, 1, head_dim), (batch, kv_heads, kv_len, head_dim), (batch, kv_heads, kv_len, v_head_dim)
     query, key, value = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
     random = np.random.default_rng(4)
     # of very different lengths: more than two chunks, a few keys, exactly a chunk, none
@@ -37,9 +38,11 @@ def in_torch(tensors, visible, dtype, **options):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("softcap", [None, 3.0])
-def test_every_instruction_set_decodes_lists_of_any_length(isa, dtype, softcap, monkeypatch):
+# rows that are widened first, and rows that are read where they lie
+@pytest.mark.parametrize("head_dims", [(24, 7), (64, 64), (16, 96)], ids=str)
+def test_every_instruction_set_decodes_lists_of_any_length(isa, dtype, softcap, head_dims, monkeypatch):
     monkeypatch.setenv(VARIABLE, isa)
-    *tensors, visible = case(dtype=dtype)
+    *tensors, visible = case(dtype=dtype, head_dims=head_dims)
     found = decode_attention(*tensors, visible, softcap=softcap)
     assert found.output.dtype == dtype
     low, exact = (in_torch(tensors, visible, wide, softcap=softcap) for wide in (dtype, torch.float64))
@@ -49,7 +52,7 @@ def test_every_instruction_set_decodes_lists_of_any_length(isa, dtype, softcap, 
 
 @pytest.mark.parametrize("heads", [7, 64, 65, 130])
 def test_more_heads_on_one_key_head_than_a_block_has_rows(heads):
-    *tensors, _ = case(batch=1, q_heads=heads, kv_heads=1, kv_len=100)
+    *tensors, _ = case(batch=1, q_heads=heads, kv_heads=1, kv_len=100, head_dims=(64, 32))
     visible = [[np.arange(20, 95)]]
     found = decode_attention(*tensors, visible)
     low, exact = (in_torch(tensors, visible, wide) for wide in (torch.float32, torch.float64))

@@ -65,6 +65,20 @@ def test_decoding_is_the_operation_with_one_query(kind, dtype, options):
         assert_no_worse_than(one, other, true, name=name, magnitude=1.0, ulps=ulps)
 
 
+def test_a_list_may_lie_in_memory_as_it_likes_and_be_in_any_order():
+    inputs = make_inputs(batch=1, q_heads=2, kv_heads=1, q_len=1, kv_len=400, head_dim=64)
+    keys = np.arange(3, 400, 3)
+    every_third = np.arange(400)[3::3]
+    assert not every_third.flags.c_contiguous
+    forms = [every_third, keys[::-1], keys.astype(np.int32), keys.astype(np.uint16),
+             torch.from_numpy(keys), np.random.default_rng(0).permutation(keys), keys.tolist()]  # fmt: skip
+    expected = decode_attention(inputs.query, inputs.key, inputs.value, [[keys]])
+    for form in forms:
+        found = decode_attention(inputs.query, inputs.key, inputs.value, [[form]])
+        torch.testing.assert_close(found.output, expected.output)
+        torch.testing.assert_close(found.lse, expected.lse)
+
+
 def test_unlisted_keys_may_hold_anything():
     mask = masks("per-head")
     inputs = inputs_for()
