@@ -77,9 +77,9 @@ def test_equal_memory_is_called_equal() -> None:
 
 
 def test_a_mask_that_did_not_run_says_why() -> None:
-    skipped = row(MASK, skipped="needs 5.0 GB by theory, and 4.0 GB are free")
+    skipped = row(MASK, skipped="needs about 5.0 GB, and 4.0 GB are free")
     text = verdict(result(row(DENSE, 4.0, 4.0, 4.0, useful=8e9), skipped, row(SPARSE, 2.0, 2.0, 2.0)))[0]
-    assert "As a mask it needs 5.0 GB by theory, and 4.0 GB are free." in text
+    assert "As a mask it needs about 5.0 GB, and 4.0 GB are free." in text
 
 
 def test_wrong_gradients_forbid_training() -> None:
