@@ -16,6 +16,9 @@
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace openwork {
 
@@ -23,6 +26,7 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kFirstChunk = int64_t{1} << 18;
+constexpr int64_t kLarge = int64_t{4} << 20, kLargePage = int64_t{2} << 20;
 constexpr int64_t kKept = int64_t{1} << 24;  // a thread gives back more than this at the end of a unit
 // a thread looks for work this long before it sleeps: as long as a caller needs between two passes
 constexpr auto kSpin = std::chrono::microseconds(20);
@@ -184,13 +188,31 @@ Pool& Pool::instance() {
 
 }  // namespace
 
+namespace {
+
+// Large memory is asked for in pages of 2 MB: over long sequences a pass would spend a tenth of its time on the faults
+// of small ones, since malloc gives such memory back to the system after every call.
+void* allocate(int64_t size) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (!kSeparate && size >= kLarge) {
+        const int64_t whole = (size + kLargePage - 1) / kLargePage * kLargePage;
+        void* memory = std::aligned_alloc(kLargePage, static_cast<size_t>(whole));
+        if (memory != nullptr) (void)madvise(memory, static_cast<size_t>(whole), MADV_HUGEPAGE);
+        return memory;
+    }
+#endif
+    return std::aligned_alloc(kAlignment, static_cast<size_t>(size));
+}
+
+}  // namespace
+
 void Arena::Free::operator()(void* memory) const { std::free(memory); }
 
 void* Arena::bytes(int64_t count) {
     const int64_t size = std::max<int64_t>(kAlignment, (count + kAlignment - 1) / kAlignment * kAlignment);
     if (kSeparate || chunks_.empty() || chunks_.back().size - chunks_.back().used < size) {
         const int64_t total = kSeparate ? size : std::max(size, kFirstChunk);
-        void* memory = std::aligned_alloc(kAlignment, static_cast<size_t>(total));
+        void* memory = allocate(total);
         if (memory == nullptr) throw std::bad_alloc();
         chunks_.push_back({std::unique_ptr<void, Free>(memory), total, 0});
     }
