@@ -34,7 +34,8 @@ def machine_of(environment: dict[str, Any]) -> str:
     """What trained, in words."""
     if environment["device"] != "cpu":
         return str(environment["device"])
-    return f"{environment['processor']}, {environment['threads']} threads"
+    threads = environment["threads"]
+    return f"{environment['processor']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def without_paths(content: dict[str, Any], command: str, date: str) -> dict[str, Any]:

@@ -141,8 +141,7 @@ def test_the_package_carries_a_study_that_can_judge() -> None:
     assert can_tell_quality(study) == (True, "")
     assert study.config.contenders[1].schedule is not None
     assert record["command"].startswith("python benchmarks/recorded_study.py")
-    text = json.dumps(record)
-    assert str(Path.home()) not in text and "/tmp" not in text and "site-packages/" not in text
+    assert not re.search(r'"/?(home|root|tmp|usr|opt|Users)/', json.dumps(record))
 
 
 def test_commands_can_be_typed_where_openwork_is_on_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
