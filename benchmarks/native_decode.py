@@ -3,9 +3,8 @@
     python benchmarks/native_decode.py [--rounds 7] [--threads 2] [--report FILE]
 
 8 query heads, head_dim 64, float32. Each call of `decode_attention` takes one token of a model's layer; the calls go
-through as many layers as hold 1 GB of *visible* keys and values, so that every key comes from memory: their number is
-that which takes the sum of what is read past 1 GB, and the caches that the calls go through are larger still. What is
-counted is what must be read: visible keys and values. The machine's bandwidth is the best of two plain reads of 1 GB
+through as many layers as hold 1 GB of *visible* keys and values, so that every key comes from memory. What is counted
+is what must be read: visible keys and values. The machine's bandwidth is the best of two plain reads of 1 GB
 in the same rounds, `torch.sum` of one tensor by all threads, and one slice to each of as many threads. The visible set
 (4,096 keys: the first 64 and a window) is the same with 8,192 and 131,072 cached keys. Then the latency of one call
 that reads one key and of one that reads 4,096 keys which are in the caches, beside a call of an empty operator of

@@ -3,7 +3,7 @@
     python benchmarks/recorded_study.py [--steps 300] [--seeds 3] [--batch-size 8] [--device auto] [--dtype float32]
                                         [--out openwork-recorded]
 
-One to two hours on two cores, and the same command goes on where it was stopped. What is written is the study's own
+80 minutes on one thread, and the same command goes on where it was stopped. What is written is the study's own
 record (every loss of every step), without the paths of the machine, its date beside it. The last line is one JSON
 object.
 """

@@ -187,6 +187,14 @@ def test_a_way_that_cannot_fit_is_left_out_with_the_reason(monkeypatch) -> None:
     assert "window at 192 tokens, batch 1: not measured; the sparse step needs about 0.0 GB" in text
 
 
+def test_a_way_needs_more_than_its_theory_to_fit(monkeypatch, measured) -> None:
+    theory = measured.row(DENSE, "", 192, 1).theory_bytes
+    for over, fits in ((1.2, False), (1.6, True)):
+        monkeypatch.setattr(run_module, "free_memory", lambda device, over=over: int(over * theory))
+        row = run_bench(config(steps=1, batch_sizes=(1,))).row(DENSE, "", 192, 1)
+        assert (row.skipped == "") is fits
+
+
 def test_rounds_end_with_the_time() -> None:
     told = []
     result = run_bench(config(steps=50, seconds=0.0), lambda done, total, what: told.append((done, total, what)))
