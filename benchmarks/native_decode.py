@@ -4,12 +4,13 @@
 
 8 query heads, head_dim 64, float32. Each call of `decode_attention` takes one token of a model's layer; the calls go
 through as many layers as hold 1 GB of *visible* keys and values, so that every key comes from memory. What is counted
-is what must be read: visible keys and values. The machine's bandwidth is the best of two plain reads of 1 GB
-in the same rounds, `torch.sum` of one tensor by all threads, and one slice to each of as many threads. The visible set
-(4,096 keys: the first 64 and a window) is the same with 8,192 and 131,072 cached keys. Then the latency of one call
-that reads one key and of one that reads 4,096 keys which are in the caches, beside a call of an empty operator of
-torch; and a batch whose sequences have different lengths beside the same sequences one by one. Rounds are interleaved,
-figures are medians. The last line is one JSON object.
+is what must be read: visible keys and values; with 8 key heads, with 2 that four query heads share each, and with a
+batch of 8 such sequences. The machine's bandwidth is the best of two plain reads of 1 GB in the same rounds,
+`torch.sum` of one tensor by all threads, and one slice to each of as many threads. The visible set (4,096 keys: the
+first 64 and a window) is the same with 8,192 and 131,072 cached keys. Then the latency of one call that reads one key
+and of one that reads 4,096 keys which are in the caches, beside a call of an empty operator of torch; and a batch
+whose sequences have different lengths beside the same sequences one by one. Rounds are interleaved, figures are
+medians. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from openwork.ops.decode import decode_attention
 HEADS, HEAD_DIM, SEED, GIGABYTE = 8, 64, 0, 1 << 30
 FIRST, VISIBLE = 64, 4096
 CACHED = (8192, 131_072)
+SHAPES = ((1, 8), (1, 2), (8, 2))
+"""Sequences and key heads."""
 FLOORS = {"bandwidth": 0.7, "long over short": 1.25}
 MIXED = (512, 1024, 2048, 4096, 4096, 8192, 16_384, 32_768)
 
@@ -41,12 +44,12 @@ def visible(cached: int, count: int) -> np.ndarray:
     return np.concatenate([np.arange(first), np.arange(cached - (count - first), cached)])
 
 
-def caches(kv_heads: int, cached: int, layers: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def caches(batch: int, kv_heads: int, cached: int, layers: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Keys and values of each layer; drawn, for untouched memory is one page that is read again and again."""
     generator = torch.Generator().manual_seed(SEED)
     made = []
     for _ in range(layers):
-        both = [torch.empty(1, kv_heads, cached, HEAD_DIM) for _ in range(2)]
+        both = [torch.empty(batch, kv_heads, cached, HEAD_DIM) for _ in range(2)]
         for one in both:
             # what is not visible is not read, and need not be there
             for part in (one[:, :, :FIRST], one[:, :, cached - VISIBLE :]):
@@ -91,18 +94,19 @@ def medians(runs: dict[str, Callable[[], object]], rounds: int, repeats: int = 1
     return {name: statistics.median(own) for name, own in samples.items()}
 
 
-def bandwidth(kv_heads: int, rounds: int, threads: int) -> dict[str, object]:
+def bandwidth(batch: int, kv_heads: int, rounds: int, threads: int) -> dict[str, object]:
     """Bytes per second of decoding with short and long caches, beside plain reads."""
-    bytes_read = 2 * VISIBLE * kv_heads * HEAD_DIM * 4
+    bytes_read = 2 * VISIBLE * batch * kv_heads * HEAD_DIM * 4
     layers = -(-GIGABYTE // bytes_read)
-    query = torch.rand(1, HEADS, 1, HEAD_DIM)
+    query = torch.rand(batch, HEADS, 1, HEAD_DIM)
     with torch.inference_mode():
         runs: dict[str, Callable[[], object]] = dict(reads(threads))
-        runs |= {str(cached): token(caches(kv_heads, cached, layers), query) for cached in CACHED}
+        runs |= {str(cached): token(caches(batch, kv_heads, cached, layers), query) for cached in CACHED}
         found = medians(runs, rounds)
     rate = max(GIGABYTE / found[name] for name in reads(threads))
     own = {cached: layers * bytes_read / found[str(cached)] for cached in CACHED}
     return {
+        "batch": batch,
         "kv_heads": kv_heads,
         "layers": layers,
         "read_gb_s": rate / 1e9,
@@ -171,17 +175,18 @@ def mixed(rounds: int) -> dict[str, object]:
 def text_of(speeds: list[dict], small: dict[str, float], batch: dict) -> str:
     """All figures as Markdown."""
     lines = [
-        "| key heads | layers | plain read | 8,192 cached keys | 131,072 cached keys | share of the read (floor "
-        f"{FLOORS['bandwidth']}) | long over short (at most {FLOORS['long over short']}) | a call, ms |",
-        "|" + "---|" * 8,
+        "| sequences | key heads | layers | plain read | 8,192 cached keys | 131,072 cached keys "
+        f"| share of the read (floor {FLOORS['bandwidth']}) | long over short (at most {FLOORS['long over short']}) "
+        "| a call, ms |",
+        "|" + "---|" * 9,
     ]
     for row in speeds:
         short, long = (row["decode_gb_s"][cached] for cached in CACHED)
         shares = ", ".join(f"**{row['share'][cached]:.2f}**" for cached in CACHED)
         calls = ", ".join(f"{row['ms_per_call'][cached]:.2f}" for cached in CACHED)
         lines.append(
-            f"| {row['kv_heads']} | {row['layers']} | {row['read_gb_s']:.1f} GB/s | {short:.1f} GB/s | {long:.1f} GB/s "
-            f"| {shares} | **{row['long_over_short']:.2f}** | {calls} |"
+            f"| {row['batch']} | {row['kv_heads']} | {row['layers']} | {row['read_gb_s']:.1f} GB/s | {short:.1f} GB/s "
+            f"| {long:.1f} GB/s | {shares} | **{row['long_over_short']:.2f}** | {calls} |"
         )
     lines += ["", "| a call, batch 1 | microseconds |", "|---|---|"]
     lines += [
@@ -200,7 +205,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="also write the tables to this Markdown file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    speeds = [bandwidth(kv_heads, options.rounds, options.threads) for kv_heads in (8, 2)]
+    speeds = [bandwidth(*shape, options.rounds, options.threads) for shape in SHAPES]
     small, batch = latency(options.rounds), mixed(options.rounds)
     about, text = environment(options.threads), text_of(speeds, small, batch)
     print(text)

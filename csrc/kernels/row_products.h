@@ -6,39 +6,57 @@
 namespace openwork::OPENWORK_ISA {
 namespace {
 
-// Where the rows of up to 64 keys of one head are: in the tensor itself, or widened in `scratch`.
-struct Rows {
-    const Tensor* x;
-    int64_t padded;
-    float* scratch;  // [64][padded]; nullptr where rows can be read in place
-    int64_t count, num_next;
-    const float* at[kBlock];
-    const char* next[kBlock];  // of the next block, to be fetched ahead
-
-    // The rows keys[0 .. rows), which `following` more will follow.
-    void find(int64_t batch, int64_t head, const int64_t* keys, int64_t rows, int64_t following) {
-        count = rows;
-        num_next = following;
-        for (int64_t k = 0; k < rows; ++k) {
-            at[k] = float_row(*x, batch, head, keys[k]);
-            if (scratch == nullptr) continue;
-            at[k] = scratch + k * padded;
-            read_row(scratch + k * padded, *x, batch, head, keys[k], padded, 1.0f);
-        }
-        for (int64_t k = 0; k < following; ++k) next[k] = row_at(*x, batch, head, keys[rows + k]);
-    }
+// Rows that a later phase reads. They are asked for while another one computes, and into the first cache: a line that
+// is fetched to the second needs one of a core's few fill buffers twice, and those buffers are what limits reading.
+struct Ahead {
+    const char* base;
+    int64_t step, bytes;  // from row to row, and of a row
+    const int64_t* keys;
+    int64_t count;
 
     // To be called from a function that does more: GCC takes one that only fetches for one without effect.
     OPENWORK_INLINE void fetch(int64_t k) const {
-        if (k >= num_next) return;
-        const int64_t bytes = x->shape[3] * (x->dtype == Dtype::float32 ? 4 : 2);
-        for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(next[k] + byte, 0, 2);
+        if (k >= count) return;
+        const char* row = base + keys[k] * step;
+        for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte, 0, 3);
     }
 };
 
-inline Rows rows_of(const Tensor& x, int64_t padded, Scratch& scratch) {
+// Where the rows of up to 64 keys of one head are: in the tensor itself, or widened in `scratch`.
+struct Rows {
+    const Tensor* x;
+    int64_t batch, head, padded;
+    float* scratch;  // [64][padded]; nullptr where rows can be read in place
+    int64_t count;
+    const float* at[kBlock];
+
+    // The rows keys[0 .. rows).
+    void find(const int64_t* keys, int64_t rows) {
+        count = rows;
+        if (scratch == nullptr) {
+            const float* base = float_row(*x, batch, head, 0);
+            const int64_t step = x->stride[2];
+            for (int64_t k = 0; k < rows; ++k) at[k] = base + keys[k] * step;
+            return;
+        }
+        for (int64_t k = 0; k < rows; ++k) {
+            float* row = scratch + k * padded;
+            at[k] = row;
+            read_row(row, *x, batch, head, keys[k], padded, 1.0f);
+        }
+    }
+
+    Ahead ahead(const int64_t* keys, int64_t rows) const {
+        const int64_t size = x->dtype == Dtype::float32 ? 4 : 2;
+        return {row_at(*x, batch, head, 0), x->stride[2] * size, x->shape[3] * size, keys, rows};
+    }
+};
+
+inline Rows rows_of(const Tensor& x, int64_t batch, int64_t head, int64_t padded, Scratch& scratch) {
     Rows rows{};
     rows.x = &x;
+    rows.batch = batch;
+    rows.head = head;
     rows.padded = padded;
     const bool in_place = x.dtype == Dtype::float32 && x.stride[3] == 1 && x.shape[3] == padded;
     rows.scratch = in_place ? nullptr : scratch.floats(kBlock * padded);
@@ -83,17 +101,17 @@ OPENWORK_INLINE Vector sums_of(Vector (&part)[kLanes]) {
     return part[0];
 }
 
-// scores[h][k] = query[h] . row k; scores have 64 to a head, and hold anything beyond the rows. `ahead`: the next rows
-// are fetched meanwhile. As many products as a vector has lanes are summed at a time, in registers.
+// scores[h][k] = query[h] . row k; scores have 64 to a head, and hold anything beyond the rows. Meanwhile
+// `ahead` is fetched, no more rows than there are here. As many products as a vector has lanes are summed at a time, in registers.
 template <int heads>
-OPENWORK_INLINE void dot_rows(float* scores, const float* query, const Rows& rows, bool ahead) {
+OPENWORK_INLINE void dot_rows(float* scores, const float* query, const Rows& rows, const Ahead& ahead) {
     constexpr int keys = kLanes / heads;
     const int64_t padded = rows.padded;
     for (int64_t first = 0; first < rows.count; first += keys) {
         const float* row[keys];
         for (int k = 0; k < keys; ++k) {
             row[k] = rows.at[first + k < rows.count ? first + k : rows.count - 1];
-            if (ahead) rows.fetch(first + k);
+            ahead.fetch(first + k);
         }
         Vector part[kLanes] = {};
         for (int64_t c = 0; c < padded; c += kLanes) {
@@ -111,7 +129,8 @@ OPENWORK_INLINE void dot_rows(float* scores, const float* query, const Rows& row
 }
 
 template <int heads, int vectors>
-OPENWORK_INLINE void add_columns(float* output, int64_t column, const float* weights, const Rows& rows, bool ahead) {
+OPENWORK_INLINE void add_columns(float* output, int64_t column, const float* weights, const Rows& rows,
+                                 const Ahead& ahead) {
     const int64_t padded = rows.padded;
     Vector sums[heads][vectors];
 #pragma GCC unroll 4
@@ -119,7 +138,7 @@ OPENWORK_INLINE void add_columns(float* output, int64_t column, const float* wei
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) sums[h][v] = load(output + h * padded + column + v * kLanes);
     for (int64_t k = 0; k < rows.count; ++k) {
-        if (ahead) rows.fetch(k);
+        ahead.fetch(k);
         const float* row = rows.at[k] + column;
         Vector x[vectors];
 #pragma GCC unroll 4
@@ -137,15 +156,16 @@ OPENWORK_INLINE void add_columns(float* output, int64_t column, const float* wei
         for (int v = 0; v < vectors; ++v) store(output + h * padded + column + v * kLanes, sums[h][v]);
 }
 
-// output[h] += sum over k of weights[h][k] * row k; weights have 64 to a head.
+// output[h] += sum over k of weights[h][k] * row k; weights have 64 to a head. Meanwhile `ahead` is fetched.
 template <int heads>
-OPENWORK_INLINE void add_rows(float* output, const float* weights, const Rows& rows, bool ahead) {
+OPENWORK_INLINE void add_rows(float* output, const float* weights, const Rows& rows, const Ahead& ahead) {
     // four heads and kTileVectors vectors of each are sums in registers
+    Ahead later = ahead;
     int64_t column = 0;
     for (; column + kTileVectors * kLanes <= rows.padded; column += kTileVectors * kLanes)
-        add_columns<heads, kTileVectors>(output, column, weights, rows, ahead && column == 0);
+        add_columns<heads, kTileVectors>(output, column, weights, rows, later), later.count = 0;
     for (; column < rows.padded; column += kLanes)
-        add_columns<heads, 1>(output, column, weights, rows, ahead && column == 0);
+        add_columns<heads, 1>(output, column, weights, rows, later), later.count = 0;
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // Decoding: one new query for each sequence over the cached keys that it sees; only those are read.
 //
 // What limits decoding is memory, so nothing is packed: the rows of keys and values are multiplied where they lie (rows
-// of another dtype, or with gaps, are widened into scratch first), 64 keys at a time, and the rows of the next 64 are
-// fetched ahead. Query heads that read one key head through one list share each row, four at a time. Lists are cut
+// of another dtype, or with gaps, are widened into scratch first), 64 keys at a time. While their scores are computed
+// their values are fetched, and the next keys while the values are summed. Query heads that read one key head through one list share each row, four at a time. Lists are cut
 // into chunks, so that one sequence can keep several threads busy; chunks are merged in their order.
 
 #include "../kernels/bend.h"
@@ -117,20 +117,25 @@ void chunk_unit(void* context, int64_t unit, Scratch& scratch) {
     const int64_t* list = pass.args->lists[group.list] + unit * kChunk;
     const int64_t left = pass.args->lengths[group.list] - unit * kChunk, count = left < kChunk ? left : kChunk;
     Heads h = start_heads(pass, group, scratch);
-    Rows keys = rows_of(call.key, pass.padded, scratch), values = rows_of(call.value, pass.v_padded, scratch);
+    Rows keys = rows_of(call.key, group.batch, group.kv_head, pass.padded, scratch);
+    Rows values = rows_of(call.value, group.batch, group.kv_head, pass.v_padded, scratch);
     int32_t order[kBlock] = {};
     for (int64_t first = 0; first < count; first += kBlock) {
         const int64_t rest = count - first, here = rest < kBlock ? rest : kBlock;
         const int64_t following = rest - here < kBlock ? rest - here : kBlock;
         for (int64_t k = 0; k < here; ++k) order[k] = static_cast<int32_t>(list[first + k]);
-        keys.find(group.batch, group.kv_head, list + first, here, following);
+        keys.find(list + first, here);
+        Ahead ahead = values.ahead(list + first, here);
         for_few(group.num_heads, [&]<int heads>(int64_t r) {
-            dot_rows<heads>(h.scores + r * kBlock, h.query + r * pass.padded, keys, r == 0);
+            dot_rows<heads>(h.scores + r * kBlock, h.query + r * pass.padded, keys, ahead);
+            ahead.count = 0;
         });
         for (int64_t r = 0; r < group.num_heads; ++r) weigh(h, r, here, pass.v_padded, order);
-        values.find(group.batch, group.kv_head, list + first, here, following);
+        values.find(list + first, here);
+        ahead = keys.ahead(list + first + here, following);
         for_few(group.num_heads, [&]<int heads>(int64_t r) {
-            add_rows<heads>(h.output + r * pass.v_padded, h.scores + r * kBlock, values, r == 0);
+            add_rows<heads>(h.output + r * pass.v_padded, h.scores + r * kBlock, values, ahead);
+            ahead.count = 0;
         });
     }
     for (int64_t r = 0; r < group.num_heads; ++r) {
