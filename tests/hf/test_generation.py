@@ -85,6 +85,44 @@ def test_assisted_decoding_writes_what_the_model_writes_alone(helper):
     assert made.equal(wanted)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt_oss"])
+@pytest.mark.parametrize("how", ["assistant", "prompt", "chunks"])
+def test_under_a_decode_part_every_way_of_generating_writes_the_same(name, how):
+    """Candidates of assisted decoding are generated tokens, and a chunk of one token is a prompt's."""
+    plan = Plan(default=Causal() & Window(before=2), decode=Causal())
+    model, ids = hf.sparsify(usable(name).build(), plan), tokens(22, 5)
+    options = {**SETTINGS, "max_new_tokens": 12, "min_new_tokens": 12}
+    wanted = model.generate(input_ids=ids, **options, output_logits=True, return_dict_in_generate=True)
+    ways = {
+        "assistant": {"assistant_model": hf.sparsify(by_name("llama").build(seed=0), plan)},
+        "prompt": {"prompt_lookup_num_tokens": 3},
+        "chunks": {"prefill_chunk_size": 7},
+    }
+    made = model.generate(input_ids=ids, **options, **ways[how], output_logits=True, return_dict_in_generate=True)
+    assert made.sequences.equal(wanted.sequences)
+    torch.testing.assert_close(torch.stack(made.logits), torch.stack(wanted.logits), rtol=1e-4, atol=1e-4)
+    narrow = hf.sparsify(usable(name).build(), plan.default).generate(
+        input_ids=ids, **options, output_logits=True, return_dict_in_generate=True
+    )
+    # without its decode part the plan writes something else: the comparison can fail
+    assert (torch.stack(narrow.logits) - torch.stack(wanted.logits))[1:].abs().max() > 1e-2
+
+
+def test_generate_of_another_model_says_nothing_of_this_ones_prompt():
+    """A judge that is called inside a `generate` reads its text as a prompt, whatever the other has generated."""
+    plan = Plan(default=Causal() & Window(before=2), decode=Causal())
+    judge, model = (hf.sparsify(by_name("llama").build(seed=seed), plan) for seed in (3, 0))
+    alone, inside = judge(input_ids=tokens(9, 7)).logits, []
+
+    def judged(ids: Tensor, scores: Tensor) -> Tensor:
+        inside.append(judge(input_ids=tokens(9, 7)).logits)
+        return scores
+
+    model.generate(input_ids=tokens(4, 5), **SETTINGS, logits_processor=[judged])
+    assert len(inside) == 8 and all(logits.equal(alone) for logits in inside)
+    assert "generate" not in hf.densify(model).__dict__
+
+
 def continued(model: nn.Module, cache: object, ids: Tensor, steps: tuple[int, ...]) -> Tensor:
     """Logits of the tokens, given to the model in pieces upon one cache."""
     parts, start = [], 0

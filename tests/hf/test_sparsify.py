@@ -277,6 +277,15 @@ def test_what_bypasses_the_interface_is_refused_by_name(name: str, options: dict
         sparsify(model, LOCAL)
 
 
+def test_a_model_that_shuffles_its_patches_is_refused() -> None:
+    import transformers
+
+    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**sizes, intermediate_size=64))
+    with pytest.raises(PlanError, match="ViTMAEModel cannot be made sparse: its ViTMAEEmbeddings drops patches"):
+        sparsify(model, ow.Window(before=3, after=3))
+
+
 def test_other_modules_are_refused() -> None:
     with pytest.raises(PlanError, match="takes a transformers model; got Linear"):
         sparsify(torch.nn.Linear(2, 2), LOCAL)

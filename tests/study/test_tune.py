@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from openwork.errors import StudyError
+from openwork.errors import AnnotationError, StudyError
 from openwork.hf import sparsify
 from openwork.plan import Plan
 from openwork.runs import read_json
@@ -354,6 +355,44 @@ def test_the_user_s_metric_is_measured_before_and_after(
     page = (result.config.out / "report.html").read_text()
     assert "What a plan breaks, and what tuning brings back" in page and "untuned perplexity" in page
     assert StudyResult.from_dict(result.to_dict()).rows == result.rows
+
+
+FACTS = contender_from_text("facts: Causal() & (Window(before=3) | Keys('definition') | Same('document'))")
+
+
+def test_the_user_s_metric_reads_its_texts_under_a_plan_that_follows_them(
+    checkpoint: Path, metric: Path, texts: Path, tmp_path: Path
+) -> None:
+    within = contender_from_text("within: Causal() & Same('document') & Window(before=3)")
+    options: dict[str, Any] = {"model": str(checkpoint), "tune": "all", "contenders": (FACTS, within), "lr": 5e-3}
+    result = study(texts, tmp_path / "with", metric=f"{metric}:last", **options)
+    without = study(texts, tmp_path / "without", **options)
+    found = records(result.config)
+    for name, record in records(without.config).items():
+        assert found[name].losses == record.losses and found[name].nats == record.nats
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    ids = tokenizer("def parse(value):", return_tensors="pt").input_ids
+    model = sparsify(plain(checkpoint), FACTS.plan, annotate=("python", tokenizer))
+    expected = float(model(input_ids=ids, labels=ids).loss.detach())
+    assert found["facts"].untuned_metrics["loss"] == pytest.approx(expected)
+    assert found["facts"].untuned_metrics["loss"] != found["within"].untuned_metrics["loss"]
+    near = sparsify(plain(checkpoint), NEAR.plan)
+    assert found["within"].untuned_metrics["loss"] == pytest.approx(
+        float(near(input_ids=ids, labels=ids).loss.detach())
+    )
+
+
+def test_a_metric_s_texts_need_one_annotator(checkpoint: Path, metric: Path, texts: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(texts, both)
+    (both / "notes.c").write_text("int parse(int value) { return value; }\n" * 40)
+    options: dict[str, Any] = {"model": str(checkpoint), "tune": "all", "metric": f"{metric}:last"}
+    with pytest.raises(AnnotationError, match=r"the plan reads what c, python make .* name one in the plan"):
+        study(both, tmp_path / "several", contenders=(FACTS,), **options)
+    assert not (tmp_path / "several").exists()
+    named = replace(FACTS, plan=replace(FACTS.plan, annotator="python"))
+    result = study(both, tmp_path / "named", contenders=(named,), **options)
+    assert records(result.config)["facts"].metrics["tokens"] == 17
 
 
 @pytest.mark.parametrize(

@@ -167,10 +167,6 @@ REFUSED: dict[str, tuple[Make, str]] = {
         lambda p: {"model": "llama", "tune": "all"},
         r"a folder with a Hugging Face checkpoint \(./NAME where it is",
     ),
-    "facts": (
-        of(folder, metric="json:dumps", contenders=(contender_from_text("heads: Causal() & Keys('definition')"),)),
-        "--metric calls the model with texts of its own, which nothing annotates for the plan 'heads'",
-    ),
 }
 
 

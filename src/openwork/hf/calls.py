@@ -78,8 +78,10 @@ class Call:
         if self.state.told_empty:
             return
         self.state.told_empty = True
-        names = sorted(self.state.plan.needs)
-        if not any(_holds(row, name) for row in facts for name in names):
+        needs = self.state.plan.needs.items()
+        # documents the model knows by itself
+        names = sorted(name for name, kind in needs if (name, kind) != ("document", "label"))
+        if names and not any(_holds(row, name) for row in facts for name in names):
             _LOG.warning(
                 "no token of the first call has any of the facts that the plan reads (%s). If the text has them, look "
                 "what the annotator is given: openwork.hf.annotate.text_of(tokenizer, ids).",

@@ -155,6 +155,12 @@ def _refuse(model: PreTrainedModel, found: dict[str, list[Layer]]) -> None:
                 f"{name} cannot be made sparse: its {type(module).__name__} carries earlier tokens past any mask, so "
                 f"no plan would hold. {way_out}"
             )
+        # Hiera has the method, too, and uses it where it is a masked autoencoder
+        if hasattr(type(module), "random_masking") and getattr(module, "is_mae", True):
+            raise PlanError(
+                f"{name} cannot be made sparse: its {type(module).__name__} drops patches and shuffles the others in "
+                "every call, so a token's place says nothing of its patch. Use the family's plain encoder (ViTModel)."
+            )
     layers = [layer for layers in found.values() for layer in layers if not layer.cross]
     if not layers:
         reason = next(_own_attention(model), "it has no attention layer of transformers' own kind")

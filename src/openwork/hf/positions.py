@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 
 from openwork.errors import AnnotationError, AnnotationWarning
 from openwork.hf.own import OwnMask, both
+from openwork.hf.prompt import Prompt
 from openwork.hf.rule import INDEX, ROW
+from openwork.hf.state import ModelState
 from openwork.layout import BlockLayout, documents_from_positions
 from openwork.layout.visible import visible_now
 from openwork.nn.layouts import LayoutCache
@@ -45,6 +47,7 @@ class Surroundings:
         facts: Asks the user's annotator about the tokens from the first on: one set for each sequence or one for all;
             None where their ids are not known.
         cached: Whether there are keys of earlier calls.
+        prompt: Where the prompt of the running `generate` ends; None where none runs.
         make_pairs: The model's own mask as transformers itself builds it for sdpa, bool `[batch, 1, q_len, kv_length]`.
     """
 
@@ -56,9 +59,23 @@ class Surroundings:
     valid: BoolArray | None = None
     facts: Callable[[], tuple[Annotations, ...] | None] | None = None
     cached: bool = False
+    prompt: Prompt | None = None
     make_pairs: Callable[[], Any] | None = None
     _layouts: dict[Pattern, BlockLayout] = field(default_factory=dict)
     _visible: dict[Pattern, list[list[IntArray]]] = field(default_factory=dict)
+
+    def num_generated(self, state: ModelState) -> int:
+        """How many of the last queries of a model are generated tokens.
+
+        Where its `generate` does not run, a single token upon a cache is one.
+        """
+        if self.prompt is None or self.prompt.state is not state:
+            return 1 if self.cached and self.q_len == 1 else 0
+        return min(self.q_len, max(0, self.kv_start + self.kv_len - self.prompt.length))
+
+    def of_last(self, queries: int) -> Surroundings:
+        """The same for the last queries alone."""
+        return replace(self, q_len=queries, make_pairs=None, _layouts={}, _visible={})
 
     @cached_property
     def positions(self) -> IntArray | None:

@@ -22,6 +22,7 @@ from openwork.hf.calls import current_facts
 from openwork.hf.mask import LazyMask
 from openwork.hf.own import OwnMask, conjuncts, read_mask_function
 from openwork.hf.positions import Surroundings
+from openwork.hf.prompt import current_prompt
 from openwork.hf.state import NAME, LayerState, layer_state
 from openwork.layout import BlockLayout, documents_from_positions
 from openwork.ops import decode_attention, sparse_attention
@@ -108,6 +109,7 @@ def mask(
         valid=None if valid is None or _is_behind(own, valid) else valid,
         facts=current_facts(batch_size, stop, valid, documents),
         cached=first > 0,
+        prompt=current_prompt(),
         make_pairs=make_pairs,
     )
     return LazyMask(surroundings, kv_length, device)
@@ -207,20 +209,47 @@ def attention(
     surroundings, extra = _surroundings(state, query, key, attention_mask, is_causal)
     state.own = surroundings.own.pattern
     key, value = key[:, :, : surroundings.kv_len], value[:, :, : surroundings.kv_len]
-    decoding = surroundings.cached and surroundings.q_len == 1
-    pattern = state.decode_pattern if decoding and state.decode_pattern is not None else state.pattern
+    options: dict[str, Any] = {"scale": scaling, "softcap": softcap, "sink_logits": s_aux, "dropout_p": float(dropout)}
+    attend = partial(_attend, state, key=key, value=value, options=options)
+    q_len, generated = surroundings.q_len, surroundings.num_generated(state.model)
+    if state.decode_pattern in (None, state.pattern) or not generated:
+        output = attend(surroundings, state.pattern, query, pairs=extra)
+    elif generated == q_len:
+        output = attend(surroundings, state.decode_pattern, query, pairs=extra)
+    else:
+        # the end of a prompt and candidates of assisted decoding in one call
+        first = q_len - generated
+        last = None if extra is None else extra[:, :, first:]
+        parts = (
+            attend(surroundings, state.pattern, query, pairs=extra)[:, :, :first],
+            attend(surroundings.of_last(generated), state.decode_pattern, query[:, :, first:], pairs=last),
+        )
+        output = torch.cat(parts, dim=2)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _attend(
+    state: LayerState,
+    surroundings: Surroundings,
+    pattern: Pattern,
+    query: Tensor,
+    *,
+    key: Tensor,
+    value: Tensor,
+    pairs: Tensor | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """Attention of the last tokens under one pattern, `[batch, q_heads, q_len, v_head_dim]`."""
     _check_heads(pattern, query, state)
-    options: dict[str, Any] = {"scale": scaling, "softcap": softcap, "sink_logits": s_aux}
-    if extra is not None:
-        layout = _and_pairs(surroundings, pattern, state, extra)
-    elif decoding and dropout == 0.0 and (visible := _few(surroundings, pattern)) is not None:
-        output = decode_attention(query, key, value, visible, **options).output
-        return output.transpose(1, 2).contiguous(), None
+    single = surroundings.cached and surroundings.q_len == 1
+    if pairs is not None:
+        layout = _and_pairs(surroundings, pattern, state, pairs)
+    elif single and options["dropout_p"] == 0.0 and (visible := _few(surroundings, pattern)) is not None:
+        scale = {name: option for name, option in options.items() if name != "dropout_p"}
+        return decode_attention(query, key, value, visible, **scale).output
     else:
         layout = surroundings.layout(pattern, state.model.cache)
-    options["dropout_p"] = float(dropout)
-    output = sparse_attention(query, key, value, layout, backend=state.model.backend, **options).output
-    return output.transpose(1, 2).contiguous(), None
+    return sparse_attention(query, key, value, layout, backend=state.model.backend, **options).output
 
 
 def _few(surroundings: Surroundings, pattern: Pattern) -> list[list[Any]] | None:
@@ -247,6 +276,7 @@ def _surroundings(
         own=OwnMask(Causal() if causal else Dense()),
         facts=current_facts(query.shape[0], kv_len),
         cached=kv_len > q_len,
+        prompt=current_prompt(),
     )
     return surroundings, None if attention_mask is None else _pairs(attention_mask, key, state)
 

@@ -18,6 +18,7 @@ from openwork.hf.future import sees_later_keys
 from openwork.hf.guard import CallGuard
 from openwork.hf.layers import Stack, inner_model, stacks_of
 from openwork.hf.own import conjuncts
+from openwork.hf.prompt import Generate
 from openwork.hf.report import layers_of
 from openwork.hf.state import (
     NAME,
@@ -35,7 +36,7 @@ from openwork.plan import Plan
 
 __all__ = ["densify", "plug_loaded", "sparsify"]
 
-_PREPARE = "prepare_inputs_for_generation"
+_PREPARE, _GENERATE = "prepare_inputs_for_generation", "generate"
 _LOG = logging.getLogger("openwork.hf")
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -136,6 +137,8 @@ def plug(model: Any, plan: Plan, annotate: Any = None, backend: str = "auto") ->
     model.__dict__.pop(_PREPARE, None)
     if state.annotate is not None and hasattr(model, _PREPARE):
         model.__dict__[_PREPARE] = GenerationIds(model, state)
+    if hasattr(model, _GENERATE) and isinstance(model.__dict__.get(_GENERATE, Generate(model, state)), Generate):
+        model.__dict__[_GENERATE] = Generate(model, state)
 
 
 def _sparse_and_other(model: Any) -> tuple[list[Stack], list[Stack]]:
@@ -236,6 +239,8 @@ def densify(model: Model) -> Model:
     forget_plan(inner)
     for name in ("plan", "num_plan_layers", "set_plan", _PREPARE):
         inner.__dict__.pop(name, None)
+    if isinstance(inner.__dict__.get(_GENERATE), Generate):
+        del inner.__dict__[_GENERATE]
     return model
 
 

@@ -24,7 +24,7 @@ from openwork.patterns import Dense, Pattern
 from openwork.plan import Plan
 from openwork.study.checkpoint_source import CheckpointSource, require_transformers
 from openwork.study.config import StudyConfig
-from openwork.study.model import StudyModel, matrix_numbers
+from openwork.study.model import Annotate, StudyModel, matrix_numbers
 from openwork.study.shapes import LayerShape, ModelFacts
 from openwork.train.schedules import DENSE_PLAN
 
@@ -62,6 +62,7 @@ class CheckpointModel(StudyModel):
         self._own = _own_patterns(base)
         self.module = _tuned(base, [layer.module for layer in attention], tune)
         self._plan, self._facts, self._cache = DENSE_PLAN, None, LayoutCache()
+        self._of_texts: Annotate | None = None
 
     @property
     def storable_plan(self) -> Plan | None:
@@ -87,9 +88,18 @@ class CheckpointModel(StudyModel):
             sparsify(self.base, allowed[0] if allowed.ndim == 3 and len(allowed) == 1 else allowed)
         self.mask = mask
 
-    def _annotate(self, *_: Any, **__: Any) -> Any:
+    def _annotate(self, batch: Mapping[str, Any]) -> Any:
         """The facts of the batch at hand: of whole documents, which a window of tokens does not hold."""
-        return self._facts
+        return self._facts if self._of_texts is None else self._of_texts(batch)
+
+    @contextmanager
+    def reading_texts(self, annotate: Annotate | None) -> Iterator[nn.Module]:
+        """The model as it is called with texts that are no documents of the study, which `annotate` describes."""
+        self._of_texts = annotate
+        try:
+            yield self.module
+        finally:
+            self._of_texts = None
 
     def set_backend(self, backend: str) -> None:
         """A sparsified model takes the best backend itself."""

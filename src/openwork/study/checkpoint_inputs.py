@@ -40,11 +40,6 @@ def check_checkpoint(config: StudyConfig, source: CheckpointSource) -> int:
         function = function_source(config.metric, "--metric")
         assert function is not None
         function.load()
-        if reading := [entry.name for entry in config.contenders if entry.needs]:
-            raise StudyError(
-                f"--metric calls the model with texts of its own, which nothing annotates for the plan {reading[0]!r}; "
-                "leave out the plan or the metric."
-            )
     if config.tokenizer != "model":
         return 0
     checkpoint_tokenizer(config)

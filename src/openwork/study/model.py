@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -32,7 +32,11 @@ from openwork.study.config import StudyConfig
 from openwork.study.model_source import ModelSource, model_source
 from openwork.study.shapes import MODEL_SHAPES, LayerShape, ModelFacts, facts_of_shape
 
-__all__ = ["StudyModel", "make_model", "matrix_numbers", "model_facts"]
+__all__ = ["Annotate", "StudyModel", "make_model", "matrix_numbers", "model_facts"]
+
+
+Annotate = Callable[[Mapping[str, Any]], Any]
+"""Makes the annotations of each row of a batch (`openwork.hf.sparsify`)."""
 
 
 class StudyModel:
@@ -94,9 +98,11 @@ class StudyModel:
         key = query[:, : first.kv_heads]
         return explain(query, key, key, layout).backend
 
-    def metric_model(self) -> nn.Module:
-        """The model as a user's metric gets it."""
-        return self.module
+    @contextmanager
+    def reading_texts(self, annotate: Annotate | None) -> Iterator[nn.Module]:
+        """The model as it is called with texts that are no documents of the study, which `annotate` describes."""
+        assert annotate is None, "only a model of transformers says which tokens it is called with"
+        yield self.module
 
     def trained_state(self) -> dict[str, Tensor]:
         """The tensors that a run's checkpoint keeps."""

@@ -25,7 +25,7 @@ from openwork.study.kinds import annotator_of_kind
 from openwork.study.tokenizer import TextTokenizer
 from openwork.study.tokens import TokenStream
 
-__all__ = ["SequenceNotes", "annotator_of", "cut", "require_annotations"]
+__all__ = ["SequenceNotes", "annotator_of", "annotator_of_texts", "cut", "require_annotations"]
 
 DOCUMENT = "document"
 """Label that every study has: which document of its sequence a token is of, counted from 0."""
@@ -52,6 +52,42 @@ def annotator_of(
         return annotator_for(document.path)
     except AnnotationError:
         return None
+
+
+def annotator_of_texts(
+    documents: Sequence[Document], needs: Mapping[str, str], named: str | None = None
+) -> Annotator | None:
+    """What annotates a text that is no document of the study: the annotator that its documents share.
+
+    Args:
+        documents: Those of the study.
+        needs: What a plan reads: name to kind.
+        named: Name of the plan's annotator, where it has one.
+
+    Returns:
+        The only annotator that makes what is read; None where no annotator is needed.
+
+    Raises:
+        AnnotationError: Documents of several kinds have annotators of their own, or what is read is known of the
+            study's sequences alone (`--features`).
+    """
+    wanted = {name: set(kinds.split("+")) for name, kinds in needs.items() if (name, kinds) != (DOCUMENT, "label")}
+    one_of_each = {document.kind or document.path: document for document in documents}.values()
+    found = (annotator_of(document, named) for document in one_of_each)
+    speakers = {speaker.name: speaker for speaker in found if speaker is not None and _wanted(wanted, speaker)}
+    offered = {name for speaker in speakers.values() for name in _given(speaker)}
+    if missing := sorted(wanted.keys() - offered):
+        raise AnnotationError(
+            f"the plan reads {', '.join(map(repr, missing))}, which is known of this study's own sequences and of no "
+            "other text; leave out the plan or the metric."
+        )
+    if len(speakers) > 1:
+        raise AnnotationError(
+            f"the plan reads what {', '.join(sorted(speakers))} make of this data, each of its own files, and a text "
+            "that is none of them could be any; name one in the plan, openwork.Plan(..., annotator='python'), and "
+            "give its JSON with --plan."
+        )
+    return next(iter(speakers.values()), None)
 
 
 class SequenceNotes:

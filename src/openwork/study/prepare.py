@@ -16,7 +16,7 @@ from openwork.study.config import StudyConfig
 from openwork.study.corpus import Corpus, read_corpus, read_text, sequence_ids
 from openwork.study.duplicates import near_duplicates
 from openwork.study.folder import StudyFolder
-from openwork.study.notes import require_annotations
+from openwork.study.notes import annotator_of_texts, require_annotations
 from openwork.study.record import HeldOut
 from openwork.study.tokenizer import TextTokenizer, load_tokenizer, parse_tokenizer, train_bpe
 from openwork.study.tokens import TokenStream, load_stream, require_length, tokenize
@@ -96,6 +96,8 @@ def require_facts(config: StudyConfig, corpus: Corpus) -> None:
     for contender in config.everyone:
         if contender.plan is not None:
             require_annotations(documents, contender.needs, contender.plan.annotator, corpus.features)
+            if config.metric is not None:
+                annotator_of_texts(documents, contender.needs, contender.plan.annotator)
 
 
 def data_facts(corpus: Corpus, report: Report, *, began: bool) -> dict[str, Any]:

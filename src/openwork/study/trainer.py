@@ -155,7 +155,7 @@ class Trainer:
         self._evaluator = Evaluator(config, batches(self.data.held_out), available, uses)
         mask, heads = self.contender.mask, {layer.q_heads for layer in self._model.layers}
         layout = None if mask is None else read_mask(mask, config.seq_len, heads)
-        self._metric = metric_of(config, self.data.tokenizer)
+        self._metric = metric_of(config, self.contender, self.data.corpus, self.data.tokenizer)
         eval_tokens = config.num_curve_sequences(available) * config.seq_len
         self._planned = PlanOfRun(config, self.contender, self._model, eval_tokens, layout)
 
@@ -301,7 +301,7 @@ class Trainer:
                 when = "untuned" if untuned else "final"
                 if when not in self.state.metrics:
                     self._report({"event": "metric", "what": f"{self._metric.source.text}"})
-                    self.state.metrics[when] = self._metric(self._model.metric_model(), self.seed)
+                    self.state.metrics[when] = self._metric(self._model, self.seed)
             self._evaluator.run(
                 self.state,
                 lambda batch: self._loss(batch, self._layouts(batch)),
