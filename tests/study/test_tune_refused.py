@@ -18,6 +18,7 @@ from openwork.hf import sparsify
 from openwork.patterns import Causal, Window
 from openwork.study import StudyConfig, contender_from_text, run
 from openwork.study.metric import Metric
+from openwork.study.model import StudyModel
 from openwork.study.model_source import function_source
 
 Tiny = Callable[..., StudyConfig]
@@ -208,7 +209,7 @@ def test_what_a_metric_draws_changes_nothing_and_is_the_same_again(tmp_path: Pat
     source = function_source(f"{tmp_path}/mine.py:draw", "--metric")
     assert source is not None
     metric, before = Metric(source, source.load(), None), torch.get_rng_state()
-    drawn = [metric(torch.nn.Identity(), seed)["draw"] for seed in (3, 3, 4)]
+    drawn = [metric(StudyModel(torch.nn.Identity()), seed)["draw"] for seed in (3, 3, 4)]
     assert drawn[0] == drawn[1] != drawn[2] and torch.equal(torch.get_rng_state(), before)
 
 
