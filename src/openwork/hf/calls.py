@@ -6,7 +6,6 @@ object takes them along: a layer that is computed again for its gradient reads t
 
 from __future__ import annotations
 
-import inspect
 import logging
 import weakref
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from openwork.errors import AnnotationError
+from openwork.hf.stand_in import StandIn
 from openwork.hf.state import ModelState
 from openwork.patterns import Annotations
 from openwork.patterns.annotations import BoolArray, IntArray
@@ -196,23 +196,13 @@ class CallEnd:
         return CallEnd, ([],)
 
 
-class GenerationIds:
+class GenerationIds(StandIn):
     """Stands for a model's `prepare_inputs_for_generation`: `generate` hands it all ids so far, reordered for beams.
 
     With a static cache it also makes the masks, before the model is called.
     """
 
-    def __init__(self, model: Any, state: ModelState) -> None:
-        self.model, self.state = model, state
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        # generate looks which arguments it takes
-        return inspect.signature(self._original)
-
-    @property
-    def _original(self) -> Callable[..., Any]:
-        return type(self.model).prepare_inputs_for_generation.__get__(self.model)  # type: ignore[no-any-return]
+    name = "prepare_inputs_for_generation"
 
     def __call__(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the model's own method returns."""
@@ -224,6 +214,6 @@ class GenerationIds:
         _GENERATED.set((whole, None if cache is None else weakref.ref(cache)))
         token = _CALL.set(Call(self.state, whole))
         try:
-            return self._original(input_ids, *args, **kwargs)
+            return self.original(input_ids, *args, **kwargs)
         finally:
             _CALL.reset(token)

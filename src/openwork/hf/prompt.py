@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from openwork.hf.stand_in import StandIn
 from openwork.hf.state import ModelState
 
 __all__ = ["Generate", "Prompt", "current_prompt"]
@@ -36,22 +36,13 @@ def current_prompt() -> Prompt | None:
     return _PROMPT.get()
 
 
-class Generate:
+class Generate(StandIn):
     """Stands for a model's `generate`: a call upon a cache does not say which of its tokens are generated ones.
 
     A chunk of a long prompt and the candidates of assisted decoding look alike there.
     """
 
-    def __init__(self, model: Any, state: ModelState) -> None:
-        self.model, self.state = model, state
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self._original)
-
-    @property
-    def _original(self) -> Callable[..., Any]:
-        return type(self.model).generate.__get__(self.model)  # type: ignore[no-any-return]
+    name = "generate"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the model's own method returns."""
@@ -60,7 +51,7 @@ class Generate:
         length = _length(args, kwargs) if known else None
         token = _PROMPT.set(None if length is None else Prompt(self.state, length))
         try:
-            return self._original(*args, **kwargs)
+            return self.original(*args, **kwargs)
         finally:
             _PROMPT.reset(token)
 

@@ -36,7 +36,6 @@ from openwork.plan import Plan
 
 __all__ = ["densify", "plug_loaded", "sparsify"]
 
-_PREPARE, _GENERATE = "prepare_inputs_for_generation", "generate"
 _LOG = logging.getLogger("openwork.hf")
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -134,11 +133,12 @@ def plug(model: Any, plan: Plan, annotate: Any = None, backend: str = "auto") ->
     model.__dict__["plan"] = plan
     model.__dict__["num_plan_layers"] = len(stacks[-1].own_layers)
     model.__dict__["set_plan"] = partial(replan, model)
-    model.__dict__.pop(_PREPARE, None)
-    if state.annotate is not None and hasattr(model, _PREPARE):
-        model.__dict__[_PREPARE] = GenerationIds(model, state)
-    if hasattr(model, _GENERATE) and isinstance(model.__dict__.get(_GENERATE, Generate(model, state)), Generate):
-        model.__dict__[_GENERATE] = Generate(model, state)
+    model.__dict__.pop(GenerationIds.name, None)
+    if state.annotate is not None and hasattr(model, GenerationIds.name):
+        model.__dict__[GenerationIds.name] = GenerationIds(model, state)
+    # one that the user put there is left alone
+    if hasattr(model, Generate.name) and isinstance(model.__dict__.get(Generate.name), Generate | None):
+        model.__dict__[Generate.name] = Generate(model, state)
 
 
 def _sparse_and_other(model: Any) -> tuple[list[Stack], list[Stack]]:
@@ -237,10 +237,10 @@ def densify(model: Model) -> Model:
             set_layer_state(layer.module, None)
     set_model_state(inner, None)
     forget_plan(inner)
-    for name in ("plan", "num_plan_layers", "set_plan", _PREPARE):
+    for name in ("plan", "num_plan_layers", "set_plan", GenerationIds.name):
         inner.__dict__.pop(name, None)
-    if isinstance(inner.__dict__.get(_GENERATE), Generate):
-        del inner.__dict__[_GENERATE]
+    if isinstance(inner.__dict__.get(Generate.name), Generate):
+        del inner.__dict__[Generate.name]
     return model
 
 
