@@ -277,6 +277,11 @@ def test_what_bypasses_the_interface_is_refused_by_name(name: str, options: dict
         sparsify(model, LOCAL)
 
 
+def test_a_generate_of_the_users_own_is_left_alone(llama: Any) -> None:
+    llama.generate = own = lambda *_, **__: "mine"
+    assert sparsify(llama, LOCAL).generate is own and densify(llama).generate is own
+
+
 def test_a_model_that_shuffles_its_patches_is_refused() -> None:
     import transformers
 

@@ -21,8 +21,10 @@ from openwork.plan import Plan
 from openwork.runs import read_json
 from openwork.study import Contender, StudyConfig, StudyResult, contender_from_text, run
 from openwork.study.compare import compare_studies
+from openwork.study.corpus import read_corpus
 from openwork.study.folder import StudyFolder
 from openwork.study.history import StudyEntry
+from openwork.study.notes import annotator_of_texts
 from openwork.study.prepare import load_data
 from openwork.study.record import RunRecord
 from openwork.study.state import load_checkpoint
@@ -393,6 +395,13 @@ def test_a_metric_s_texts_need_one_annotator(checkpoint: Path, metric: Path, tex
     named = replace(FACTS, plan=replace(FACTS.plan, annotator="python"))
     result = study(both, tmp_path / "named", contenders=(named,), **options)
     assert records(result.config)["facts"].metrics["tokens"] == 17
+
+
+def test_no_annotator_knows_the_features_of_the_study_s_own_sequences(texts: Path) -> None:
+    documents = read_corpus(texts).training
+    assert annotator_of_texts(documents, {"document": "label"}) is None
+    with pytest.raises(AnnotationError, match="reads 'exon', which is known of this study's own sequences and of no"):
+        annotator_of_texts(documents, {"exon": "label", "definition": "flag"})
 
 
 @pytest.mark.parametrize(
